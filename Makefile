@@ -1,0 +1,42 @@
+# `make run` starts the app, `make test` runs every check; both set up what they need first.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH_CPU := https://download.pytorch.org/whl/cpu
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: run test setup clean
+
+run: $(VENV)/.run
+	$(BIN)/python -m streamlit run app.py
+
+test: setup
+	$(BIN)/python -m pytest
+
+setup: $(VENV)/.test $(VENV)/.browser
+
+# Debian splits venv from python3; root gets the missing half.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV) || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq python3-venv && $(PYTHON) -m venv --clear $(VENV); }
+
+# Without an NVIDIA driver the CPU build of torch will do: a fifth of the download. Its index is used when it answers.
+$(VENV)/.run: requirements.txt | $(BIN)/python
+	@index=; if ! command -v nvidia-smi >/dev/null && $(BIN)/python -c "import urllib.request as r; r.urlopen('$(TORCH_CPU)/', timeout=5)" 2>/dev/null; \
+	then index="--extra-index-url $(TORCH_CPU)"; fi; \
+	$(BIN)/pip install -q -r requirements.txt $$index
+	@touch $@
+
+$(VENV)/.test: requirements-dev.txt $(VENV)/.run
+	$(BIN)/pip install -q -r requirements-dev.txt
+	@touch $@
+
+# Debian's chromium where root can install it; Playwright's own elsewhere.
+$(VENV)/.browser: $(VENV)/.test
+	@if command -v chromium >/dev/null; then true; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; \
+	else $(BIN)/playwright install chromium; fi
+	@touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,1 @@
+"""Where models come from: the zoo and Python files, one file each."""

@@ -1,0 +1,1 @@
+"""Optimizations that remove work without changing any value."""

@@ -1,0 +1,1 @@
+"""Optimizations that replace several kernels by one."""

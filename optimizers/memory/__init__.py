@@ -1,0 +1,1 @@
+"""Optimizations that lower peak memory."""

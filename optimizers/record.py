@@ -1,0 +1,124 @@
+"""The records of optimizations: what they say of themselves, and what a step did. Without torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from graphs.record import Diff, Totals
+
+Direction = Literal["lower", "same", "higher", "any"]
+Exactness = Literal["bitwise", "rounding", "approximate"]
+VerdictKind = Literal["bitwise", "rounding", "approximate", "refuted", "not run"]
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """What an optimization promises about a graph's counted totals wherever it finds a match.
+
+    `lower` and `higher` admit equality; `same` does not admit a change; `any` promises nothing.
+    """
+
+    launches: Direction = "same"
+    flops: Direction = "same"
+    bytes_moved: Direction = "same"
+    peak_bytes: Direction = "any"
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    """A number that the reader may set: its name, default, limits and meaning."""
+
+    name: str
+    default: int
+    minimum: int
+    maximum: int
+    meaning: str
+
+
+class OptimizationRecord(msgspec.Struct, frozen=True):
+    """One entry of the catalog, as shown to the reader.
+
+    Attributes:
+        kind: cleanup, fusion or memory: the folder it lives in.
+        lesson: the module's docstring, Markdown.
+        applies_to: the modes (inference, training) in which it can have something to do.
+    """
+
+    name: str
+    kind: str
+    summary: str
+    lesson: str
+    claim: Claim
+    exactness: Exactness
+    parameters: tuple[Parameter, ...]
+    applies_to: tuple[str, ...]
+
+
+class MatchRecord(msgspec.Struct, frozen=True):
+    """A place where the optimization applied: the anchor's name, every node it touched, and what it found."""
+
+    anchor: str
+    nodes: tuple[str, ...]
+    note: str = ""
+
+
+class MissRecord(msgspec.Struct, frozen=True):
+    """A near-match and the reason, one sentence, why the optimization left it alone."""
+
+    node: str
+    reason: str
+
+
+class WorstTensor(msgspec.Struct, frozen=True):
+    """The output that moved furthest.
+
+    Attributes:
+        tensor: role and name, such as `gradient model.fc1.weight`.
+        error: largest absolute difference from the float64 reference, over the reference's largest magnitude.
+        before_error: the same for the unoptimized program: what rounding alone costs.
+    """
+
+    tensor: str
+    error: float
+    before_error: float
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """Did the step keep the answers? `reason` says how it was judged, or why it was not run."""
+
+    kind: VerdictKind
+    worst: WorstTensor | None = None
+    reason: str = ""
+    tensors: int = 0
+
+
+class StepRecord(msgspec.Struct, frozen=True):
+    """One optimization applied to one graph.
+
+    Attributes:
+        words: the step as written in the pipeline, such as `recompute-activations(every=2)`.
+        parameters: the values used, defaults included.
+        sites: the anchors of all matches found before any rewrite (with `only=` one of them is rewritten).
+        claim_broken: the totals that went against the claim, as sentences; empty when it holds.
+    """
+
+    optimization: str
+    words: str
+    parameters: dict[str, int | str]
+    before: Totals
+    after: Totals
+    matches: tuple[MatchRecord, ...]
+    misses: tuple[MissRecord, ...]
+    sites: tuple[str, ...]
+    diff: Diff
+    verdict: Verdict
+    claim_broken: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """What an optimization could do on a graph: the places, and the near-misses."""
+
+    optimization: str
+    sites: tuple[str, ...]
+    misses: tuple[MissRecord, ...]

@@ -1,0 +1,1 @@
+"""What the reader sees: the only place with Streamlit; never a tensor."""

@@ -1,0 +1,1 @@
+"""The few visual elements that pages are made of."""

@@ -1,0 +1,1 @@
+"""What a program costs on this machine: the only place with a clock."""
