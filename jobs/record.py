@@ -1,0 +1,146 @@
+"""What travels between the web process and the worker: requests, progress, results, errors. Without torch."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from graphs.record import CaptureReport, GraphSnapshot
+from optimizers.record import Offer, OptimizationRecord, StepRecord
+from profiler.record import Device, Measurement
+
+
+class Catalogue(msgspec.Struct, frozen=True, tag=True):
+    """Asks what there is: zoo models, optimizations, the device."""
+
+
+class Explore(msgspec.Struct, frozen=True, tag=True):
+    """Asks for the captured graph of an experiment (its pipeline is left aside)."""
+
+    words: str
+
+
+class Optimize(msgspec.Struct, frozen=True, tag=True):
+    """Asks for every step of the pipeline, verified, and what each optimization could still do at the end."""
+
+    words: str
+
+
+class Measure(msgspec.Struct, frozen=True, tag=True):
+    """Asks for time and peak memory of the graph after every step, measured on the device.
+
+    Attributes:
+        every_step: measure all prefixes of the pipeline (waterfall), or only the first and the last graph.
+    """
+
+    words: str
+    every_step: bool = False
+
+
+class Sleep(msgspec.Struct, frozen=True, tag=True):
+    """Asks the worker to wait, with progress; for tests of cancelling and time limits."""
+
+    seconds: float
+
+
+class Crash(msgspec.Struct, frozen=True, tag=True):
+    """Asks the worker to die without a word; for tests of recovery."""
+
+
+Request = Catalogue | Explore | Optimize | Measure | Sleep | Crash
+
+
+class OptionRecord(msgspec.Struct, frozen=True):
+    """One option of a zoo model.
+
+    Attributes:
+        default: as text, as it stands in the URL.
+        choices: allowed texts; empty for whole numbers between minimum and maximum.
+    """
+
+    name: str
+    default: str
+    meaning: str
+    choices: tuple[str, ...] = ()
+    minimum: int = 1
+    maximum: int = 1 << 20
+
+
+class ModelRecord(msgspec.Struct, frozen=True):
+    """One model of the zoo: its name in the URL (`zoo/gpt2`), title, one sentence, options, and source file's text."""
+
+    name: str
+    title: str
+    summary: str
+    options: tuple[OptionRecord, ...]
+    code: str
+
+
+class CatalogueResult(msgspec.Struct, frozen=True, tag=True):
+    models: tuple[ModelRecord, ...]
+    optimizations: tuple[OptimizationRecord, ...]
+    device: Device
+
+
+class ExploreResult(msgspec.Struct, frozen=True, tag=True):
+    report: CaptureReport
+    graph: GraphSnapshot
+
+
+class OptimizeResult(msgspec.Struct, frozen=True, tag=True):
+    """`graphs` has one more entry than `steps`: the captured graph, then the graph after each step."""
+
+    report: CaptureReport
+    graphs: tuple[GraphSnapshot, ...]
+    steps: tuple[StepRecord, ...]
+    offers: tuple[Offer, ...]
+
+
+class MeasureResult(msgspec.Struct, frozen=True, tag=True):
+    measurement: Measurement
+
+
+class Empty(msgspec.Struct, frozen=True, tag=True):
+    """Nothing to say."""
+
+
+Result = CatalogueResult | ExploreResult | OptimizeResult | MeasureResult | Empty
+
+
+class Progress(msgspec.Struct, frozen=True, tag=True):
+    """What the worker is doing, and the share done between 0 and 1."""
+
+    text: str
+    share: float
+
+
+class Problem(msgspec.Struct, frozen=True, tag=True):
+    """An error as a record: its name in the error tree, what, where, the way out."""
+
+    kind: str
+    what: str
+    where: str = ""
+    help: str = ""
+
+
+class Done(msgspec.Struct, frozen=True, tag=True):
+    """The job ended well; the result's msgpack bytes follow in the same message."""
+
+    result: msgspec.Raw
+
+
+class Task(msgspec.Struct, frozen=True):
+    """One job sent to the worker; `sources` are the stored model files it names, by sha256."""
+
+    id: str
+    request: Request
+    sources: dict[str, str] = {}
+
+
+Message = Progress | Problem | Done
+
+
+def request_hash(request: Request) -> str:
+    """sha256 of a request: the job's id and the key of its result."""
+    return hashlib.sha256(msgspec.msgpack.encode(request)).hexdigest()
