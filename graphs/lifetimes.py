@@ -1,7 +1,7 @@
 """Which tensor lives when, and the peak: a graph's nodes in, a record out.
 
-A tensor is allocated when its node runs and freed after the last node that reads it or a view of it.
-Outputs of the graph live to its end. Inputs are there before the start and are not counted.
+A tensor is allocated when its node runs and freed after the last node that reads it or a view of it. The parts of a node with several
+outputs live and die apart; a part that nobody reads dies at once. Outputs of the graph live to its end. Inputs are not counted.
 """
 
 from __future__ import annotations
@@ -35,19 +35,40 @@ class MemoryCurve(msgspec.Struct, frozen=True):
 
 def lifetimes(nodes: Sequence[NodeRecord], outputs: Sequence[str]) -> list[Lifetime]:
     """Lifetimes of every storage that the graph itself allocates, in order of allocation."""
+    position = {node.name: index for index, node in enumerate(nodes)}
+    last = _last_use(nodes, outputs)
+    parts: dict[str, int] = {}
+    for node in nodes:
+        if _is_part(node):
+            parts[node.inputs[0]] = parts.get(node.inputs[0], 0) + node.bytes
+    found = []
+    for index, node in enumerate(nodes):
+        if node.op != "call_function" or node.storage != node.name or node.role in RESIDENT_ROLES:
+            continue
+        if _is_part(node):
+            found.append(Lifetime(node.name, position[node.inputs[0]], last[node.name], node.bytes, node.phase))
+        elif node.name in parts or node.shape is None:
+            found.append(Lifetime(node.name, index, index, node.bytes - parts.get(node.name, 0), node.phase))
+        else:
+            found.append(Lifetime(node.name, index, last[node.name], node.bytes, node.phase))
+    return [life for life in found if life.bytes > 0]
+
+
+def _is_part(node: NodeRecord) -> bool:
+    return node.target == "getitem" and node.storage == node.name
+
+
+def _last_use(nodes: Sequence[NodeRecord], outputs: Sequence[str]) -> dict[str, int]:
+    """Position of the last reader by storage. Reading a part does not keep its siblings."""
     owner = {node.name: node.storage for node in nodes}
     last: dict[str, int] = {}
-    for position, node in enumerate(nodes):
-        last[owner[node.name]] = position
+    for index, node in enumerate(nodes):
+        last[owner[node.name]] = index
         for name in node.inputs:
-            last[owner[name]] = position
+            last[owner[name]] = index
     for name in outputs:
         last[owner[name]] = len(nodes) - 1
-    return [
-        Lifetime(node.name, position, last[node.name], node.bytes, node.phase)
-        for position, node in enumerate(nodes)
-        if node.storage == node.name and node.bytes and node.op == "call_function" and node.role not in RESIDENT_ROLES
-    ]
+    return last
 
 
 def memory_curve(nodes: Sequence[NodeRecord], outputs: Sequence[str]) -> MemoryCurve:

@@ -1,0 +1,241 @@
+"""Model + inputs + mode -> Program: a functional ATen graph with fake tensors, weights never allocated.
+
+One route serves both modes: non-strict `torch.export` of a wrapper around the model (and its loss), then
+`aot_export_joint_with_descriptors`, which traces forward and backward together and says what every input and output means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._functorch._aot_autograd import descriptors as aot
+from torch._functorch.aot_autograd import aot_export_joint_with_descriptors
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils import _pytree as pytree
+
+from graphs.errors import CaptureError, FxscopeError
+from graphs.origin import mark_origins, where_in_user_code
+from graphs.program import InputSpec, OutputSpec, Program
+from graphs.record import CaptureReport
+from graphs.sources.base import ModelSource
+
+METHOD = "torch.export (non-strict) + AOTAutograd joint graph"
+DATA_DEPENDENT = ("data-dependent", "DataDependent", "data dependent", "Could not extract specialized", "Could not guard")
+
+
+@dataclass(frozen=True)
+class Capture:
+    """The captured program and how it was captured."""
+
+    program: Program
+    report: CaptureReport
+
+
+class _Loss(nn.Module):
+    """The loss as a module of its own, so that its nodes carry the path `loss`."""
+
+    def __init__(self, function: Callable[[Any], Tensor] | None) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, outputs: Any) -> Tensor:
+        if self.function is not None:
+            return self.function(outputs)
+        first = next(value for value in _tensors_in(outputs) if value.is_floating_point())
+        return first.square().mean()
+
+
+class _Training(nn.Module):
+    """Model and loss: the loss first, then the model's other outputs, detached so that only the loss is differentiated."""
+
+    def __init__(self, model: nn.Module, loss: Callable[[Any], Tensor] | None) -> None:
+        super().__init__()
+        self.model, self.loss = model, _Loss(loss)
+
+    def forward(self, *args: Any) -> tuple[Tensor, ...]:
+        outputs = self.model(*args)
+        loss = self.loss(outputs)
+        return (loss, *(value.detach() for value in _tensors_in(outputs) if value is not loss))
+
+
+class _Inference(nn.Module):
+    """The model, its outputs flattened to tensors."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Any) -> tuple[Tensor, ...]:
+        return tuple(_tensors_in(self.model(*args)))
+
+
+def capture(source: ModelSource, mode: str, device: str) -> Capture:
+    """Captures a model in inference or training mode.
+
+    Raises:
+        CaptureError: torch cannot turn the model into one graph; names the line and the way out.
+        SourceError: the source itself fails (from the source).
+    """
+    start = time.perf_counter()
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake:
+        model, args = source.build(), source.inputs()
+        if device != "cpu":
+            model, args = model.to(device), pytree.tree_map_only(Tensor, lambda value: value.to(device), args)
+    model.train(mode == "training")
+    wrapper = _Training(model, source.loss) if mode == "training" else _Inference(model)
+    for parameter in wrapper.parameters():
+        parameter.requires_grad_(mode == "training" and parameter.is_floating_point())
+    joint, exported = _trace(wrapper, args, source, mode)
+    inputs = tuple(_input_spec(node) for node in joint.graph.nodes if node.op == "placeholder")
+    outputs = _normalise_outputs(joint, mode)
+    _constants_as_buffers(joint)
+    mark_origins(joint.graph, source.files)
+    spare = {_short(name): value for name, value in exported.named_buffers(remove_duplicate=False)}
+    program = Program(joint, inputs, outputs, _tensor_maker(source, inputs, joint, spare), mode, device)
+    return Capture(program, _report(program, model, time.perf_counter() - start))
+
+
+def _trace(wrapper: nn.Module, args: tuple[Any, ...], source: ModelSource, mode: str) -> tuple[fx.GraphModule, nn.Module]:
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.set_grad_enabled(mode == "training"))
+            exported = torch.export.export(wrapper, args, strict=False).module()
+            joint = aot_export_joint_with_descriptors(stack, exported, args, decompositions={})
+            return joint.graph_module, exported
+    except FxscopeError:
+        raise
+    except Exception as error:
+        raise _explained(error, source) from error
+
+
+def _explained(error: Exception, source: ModelSource) -> CaptureError:
+    """torch's error in one sentence, with the user's line and a way out."""
+    where = where_in_user_code(error, source.files)
+    message = str(error).strip()
+    text = f"{type(error).__name__} {message}"
+    if any(sign in text for sign in DATA_DEPENDENT):
+        return CaptureError(
+            "the model's control flow depends on a tensor's value, which is unknown while the graph is captured",
+            where=where,
+            help="Use torch.where to choose between values, torch.cond to choose between branches, or move the decision out of forward.",
+        )
+    first = message.splitlines()[0] if message else "no message"
+    return CaptureError(
+        f"{type(error).__name__}: {first[:300]}",
+        where=where,
+        help="Check that model(*inputs()) runs, and that forward uses only tensor operations that torch.export supports.",
+    )
+
+
+def _tensors_in(outputs: Any) -> list[Tensor]:
+    return [value for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
+
+
+def _short(target: str) -> str:
+    return target.removeprefix("model.")
+
+
+def _input_spec(node: fx.Node) -> InputSpec:
+    match node.meta.get("desc"):
+        case aot.ParamAOTInput(target=target):
+            return InputSpec(node.name, "parameter", _short(target))
+        case aot.BufferAOTInput(target=target):
+            return InputSpec(node.name, "buffer", _short(target))
+        case aot.PlainAOTInput(idx=index):
+            return InputSpec(node.name, "input", str(index))
+        case aot.TangentAOTInput():
+            return InputSpec(node.name, "seed", "loss")
+    raise CaptureError(f"the graph has an input that cannot be told: {node.name}", help="Return only tensors from forward.")
+
+
+def _normalise_outputs(joint: fx.GraphModule, mode: str) -> tuple[OutputSpec, ...]:
+    """Drops the empty gradients of inputs and buffers, and says what each remaining output is."""
+    output = joint.graph.output_node()
+    kept, specs, plain = [], [], 0
+    for value, desc in zip(output.args[0], output.meta["desc"], strict=True):  # type: ignore[arg-type]
+        if not isinstance(value, fx.Node):
+            continue
+        match desc:
+            case aot.InputMutationAOTOutput(mutated_input=mutated):
+                spec = OutputSpec("buffer", _short(getattr(mutated, "target", "input")))
+            case aot.GradAOTOutput(grad_of=of):
+                spec = OutputSpec("gradient", _short(getattr(of, "target", f"input {getattr(of, 'idx', '')}")))
+            case _:
+                spec = OutputSpec("loss", "loss") if mode == "training" and not plain else OutputSpec("output", str(plain))
+                plain += 1
+        kept.append(value)
+        specs.append(spec)
+    output.args = (tuple(kept),)
+    joint.recompile()
+    return tuple(specs)
+
+
+def _constants_as_buffers(joint: fx.GraphModule) -> None:
+    """Tensors that the trace closed over become buffers of the graph, which clones share."""
+    for node in joint.graph.nodes:
+        if node.op == "get_attr":
+            value = getattr(joint, node.target, None)
+            if isinstance(value, Tensor) and node.target not in joint._buffers:
+                delattr(joint, node.target)
+                joint.register_buffer(node.target, value.detach())
+            node.meta.setdefault("val", value)
+
+
+def _tensor_maker(
+    source: ModelSource, inputs: tuple[InputSpec, ...], joint: fx.GraphModule, spare: Mapping[str, Tensor]
+) -> Callable[[int], Mapping[tuple[str, str], Tensor]]:
+    """A function that builds the model for real, with its own initialisation, when the graph is to run."""
+
+    def make(seed: int) -> Mapping[tuple[str, str], Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model, args = source.build(), source.inputs()
+            found: dict[tuple[str, str], Tensor] = {
+                ("input", str(index)): value if isinstance(value, Tensor) else torch.tensor(value)
+                for index, value in enumerate(pytree.tree_leaves(args))
+                if isinstance(value, (Tensor, int, float))
+            }
+            for name, value in spare.items():
+                if not isinstance(value, FakeTensor):
+                    found["buffer", name] = value
+            for name, value in model.named_parameters(remove_duplicate=False):
+                found["parameter", name] = _varied(value.detach())
+            for name, value in model.named_buffers(remove_duplicate=False):
+                found["buffer", name] = _varied(value.detach()) if "running_" in name else value
+            # A seed other than 1 shows a gradient that forgot to multiply by it.
+            found["seed", "loss"] = (0.5 + torch.rand(())).to(_seed_dtype(joint, inputs))
+            return found
+
+    return make
+
+
+def _varied(value: Tensor) -> Tensor:
+    """Constant parameters (zero biases, unit scales) get small noise: uniform values would hide wrong rewrites."""
+    if not value.is_floating_point() or value.numel() < 2 or bool((value != value.flatten()[0]).any()):
+        return value
+    return value + 0.05 * torch.rand_like(value)
+
+
+def _seed_dtype(joint: fx.GraphModule, inputs: tuple[InputSpec, ...]) -> torch.dtype:
+    seeds = {spec.node for spec in inputs if spec.role == "seed"}
+    return next((n.meta["val"].dtype for n in joint.graph.nodes if n.name in seeds), torch.float32)
+
+
+def _report(program: Program, model: nn.Module, seconds: float) -> CaptureReport:
+    nodes = [node for node in program.gm.graph.nodes if node.op == "call_function"]
+    share = 1 / max(1, len(nodes))
+    return CaptureReport(
+        method=METHOD,
+        nodes=len(program.gm.graph.nodes),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        seconds=seconds,
+        with_source=share * sum(node.meta["origin"].source is not None for node in nodes),
+        with_module=share * sum(bool(node.meta["origin"].module) for node in nodes),
+    )

@@ -1,0 +1,135 @@
+"""Operations, bytes and launches per node: counted from shapes, never measured.
+
+Conventions. A multiply-add is 2 operations. Matmul, convolution and attention follow `torch.utils.flop_counter`; causal attention
+is not halved. Elementwise operators count 1 operation per element of their output (a transcendental too), reductions 1 per element of
+their input. Bytes moved: every operand crosses main memory once. A launch is an ATen operator that computes; views launch nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import flop_registry
+
+from graphs.record import Cost
+
+aten = torch.ops.aten
+NOTHING = (aten._assert_tensor_metadata, aten._assert_async, aten._assert_scalar, aten.sym_size, aten.detach, aten.alias)
+# Operators that only fill, move or choose values: bytes, but no operation.
+MOVES = (
+    aten.clone, aten.copy, aten._to_copy, aten.cat, aten.stack, aten.full, aten.full_like, aten.zeros, aten.zeros_like, aten.ones,
+    aten.ones_like, aten.new_zeros, aten.new_full, aten.new_ones, aten.empty, aten.empty_like, aten.new_empty_strided, aten.arange,
+    aten.scalar_tensor, aten.constant_pad_nd, aten.repeat, aten.roll, aten.flip, aten.slice_scatter, aten.select_scatter,
+    aten.slice_backward, aten.select_backward, aten.lift_fresh_copy, aten.tril, aten.triu, aten.masked_fill, aten.where, aten.one_hot,
+    aten.empty_strided, aten.eye, aten.linspace, aten.unfold_backward, aten.as_strided_scatter, aten.diagonal_scatter, aten.split_with_sizes_copy,
+)  # fmt: skip
+# Operators that read only the rows they select.
+GATHERS = (aten.embedding, aten.gather, aten.index, aten.index_select, aten.take_along_dim)
+SCATTERS = (aten.embedding_dense_backward, aten.scatter, aten.scatter_add, aten.index_put, aten._unsafe_index_put, aten.index_add)
+# Operations per element of the first operand.
+PER_ELEMENT: dict[Any, int] = {
+    aten._softmax: 5, aten._log_softmax: 5, aten._softmax_backward_data: 4, aten._log_softmax_backward_data: 4, aten.native_layer_norm: 8,
+    aten.native_layer_norm_backward: 14, aten.native_group_norm: 8, aten.native_group_norm_backward: 14, aten.native_batch_norm: 8,
+    aten._native_batch_norm_legit: 8, aten._native_batch_norm_legit_functional: 8, aten._native_batch_norm_legit_no_training: 4,
+    aten._batch_norm_with_update_functional: 8, aten.batch_norm_backward: 14, aten.native_batch_norm_backward: 14, aten._fused_rms_norm: 5,
+    aten._fused_rms_norm_backward: 10, aten.sum: 1, aten.mean: 1, aten.amax: 1, aten.amin: 1, aten.max: 1, aten.min: 1, aten.any: 1,
+    aten.all: 1, aten.argmax: 1, aten.argmin: 1, aten.prod: 1, aten.var: 4, aten.var_mean: 4, aten.std: 4, aten.cumsum: 1, aten.cumprod: 1,
+    aten.logsumexp: 3, aten.linalg_vector_norm: 2, aten.norm: 2, aten.topk: 1, aten.sort: 1, aten.nll_loss_forward: 1,
+    aten.nll_loss_backward: 1, aten.nll_loss2d_forward: 1, aten.nll_loss2d_backward: 1, aten.mse_loss: 3, aten.mse_loss_backward: 3,
+    aten.max_pool2d_with_indices: 1, aten.max_pool2d_with_indices_backward: 1, aten.avg_pool2d: 1, aten.avg_pool2d_backward: 1,
+    aten._adaptive_avg_pool2d: 1, aten._adaptive_avg_pool2d_backward: 1, aten.adaptive_avg_pool2d: 1, aten.upsample_nearest2d: 0,
+    aten.upsample_nearest2d_backward: 1, aten.upsample_bilinear2d: 8, aten.upsample_bilinear2d_backward: 8, aten.native_dropout: 2,
+    aten.native_dropout_backward: 2, aten.bernoulli: 1, aten.rand: 1, aten.randn: 1, aten.rand_like: 1, aten.randn_like: 1, aten.dot: 2,
+    aten.max_pool2d: 1, aten.threshold_backward: 1, aten.gelu_backward: 1, aten.histc: 1, aten.bincount: 1,
+}  # fmt: skip
+ALIASES = (aten._unsafe_view,)
+
+
+def is_view(target: Any) -> bool:
+    """Does the operator return memory of its input? Read from the schema; `_unsafe_view` says no there but does."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    if target.overloadpacket in ALIASES:
+        return True
+    return any(ret.alias_info is not None and not ret.alias_info.is_write for ret in target._schema.returns)
+
+
+def value_bytes(value: Any) -> int:
+    """Bytes of every tensor in a node's value, as shown (an expanded tensor counts all its elements)."""
+    return sum(leaf.numel() * leaf.element_size() for leaf in _leaves(value))
+
+
+def cost(node: fx.Node) -> Cost:
+    """Counted cost of one node from its fake tensors."""
+    target = node.target
+    if node.op != "call_function" or target is operator.getitem or is_view(target):
+        return Cost()
+    packet = getattr(target, "overloadpacket", target)
+    if packet in NOTHING:
+        return Cost()
+    value = node.meta.get("val")
+    read, written = _bytes_read(node, packet, value), value_bytes(value)
+    flops, matmul, known = _operations(node, packet, value)
+    return Cost(flops, flops if matmul else 0, read, written, 1, known)
+
+
+def _leaves(value: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _bytes_read(node: fx.Node, packet: Any, value: Any) -> int:
+    sizes = [_stored_bytes(read.meta.get("val")) for read in node.all_input_nodes]
+    if packet in GATHERS and sizes:
+        return value_bytes(value) + sum(sizes[1:])
+    return sum(sizes)
+
+
+def _stored_bytes(value: Any) -> int:
+    """Bytes behind a value: an expanded dimension (stride 0) is read once."""
+    total = 0
+    for leaf in _leaves(value):
+        sizes = [size for size, stride in zip(leaf.shape, leaf.stride(), strict=True) if stride != 0]
+        total += math.prod(sizes) * leaf.element_size()
+    return total
+
+
+def _operations(node: fx.Node, packet: Any, value: Any) -> tuple[int, bool, bool]:
+    """(operations, is matmul-like, is known)."""
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda read: read.meta.get("val"))  # type: ignore[misc]
+    rule: Callable[..., int] | None = flop_registry.get(packet) or ATTENTION.get(packet)
+    if rule is not None:
+        return int(rule(*args, **kwargs, out_val=value)), True, True
+    if packet in MOVES or packet in GATHERS:
+        return 0, False, True
+    out = sum(leaf.numel() for leaf in _leaves(value))
+    first = next((leaf.numel() for leaf in _leaves(args)), out)
+    if packet in SCATTERS:
+        return first, False, True
+    if packet in PER_ELEMENT:
+        return PER_ELEMENT[packet] * first, False, True
+    pointwise = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
+    return (out, False, True) if pointwise else (0, False, False)
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    """Two matmuls: 2·B·H·Sq·Sk·(D + Dv)."""
+    batch, heads, rows, width = query.shape
+    return 2 * batch * heads * rows * key.shape[-2] * (width + value.shape[-1])
+
+
+def _attention_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    """Five matmuls: the scores again, and the gradients of probabilities, query, key and value."""
+    batch, heads, rows, width = query.shape
+    return 2 * batch * heads * rows * key.shape[-2] * (3 * width + 2 * value.shape[-1])
+
+
+ATTENTION: dict[Any, Callable[..., int]] = {
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}

@@ -1,0 +1,124 @@
+"""Where a node comes from: phase, module path, source line, and the captured nodes behind it.
+
+Every node carries an Origin in `meta["origin"]`, written once at capture and passed on by every rewrite.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import fx
+
+from graphs.record import Source
+
+FRAME = re.compile(r'File "([^"]+)", line (\d+), in [^\n]*\n\s*([^\n]*)')
+TORCH = os.path.dirname(torch.__file__)
+HERE = os.path.dirname(__file__)
+WRAPPERS = (os.path.join(HERE, "capture.py"), "<eval_with_key>")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Phase, module path, source line, and names of captured nodes."""
+
+    phase: str
+    module: str
+    source: Source | None
+    names: tuple[str, ...]
+
+    def into(self, phase: str) -> Origin:
+        return replace(self, phase=phase)
+
+
+def merged(origins: Iterable[Origin]) -> Origin:
+    """One origin out of several: the place of the first that has one, and every name once."""
+    known = list(origins)
+    names = tuple(dict.fromkeys(name for origin in known for name in origin.names))
+    placed = next((origin for origin in known if origin.source), known[0])
+    return replace(placed, names=names)
+
+
+def mark_origins(graph: fx.Graph, files: Sequence[str]) -> None:
+    """Writes an Origin on every node of a freshly captured graph."""
+    nodes = list(graph.nodes)
+    modules = _modules(nodes)
+    for node in nodes:
+        module = modules.get(node, "")
+        in_loss = module == "loss" or module.startswith("loss.")
+        phase = "backward" if _is_backward(node) else "loss" if in_loss else "forward"
+        source = _source(node.meta.get("stack_trace") or "", tuple(files))
+        node.meta["origin"] = Origin(phase, module, source, (node.name,))
+
+
+def _is_backward(node: fx.Node) -> bool:
+    if node.op == "placeholder":
+        return node.name.startswith("tangents")
+    return node.meta.get("partitioner_tag") == "is_backward" or bool(node.meta.get("autograd_backward"))
+
+
+def _modules(nodes: list[fx.Node]) -> dict[fx.Node, str]:
+    """Module path by node. A backward node has its forward node's, found by autograd's sequence number;
+    a sum of gradients has that of the node that reads it; an input has the common path of its readers."""
+    found: dict[fx.Node, str] = {}
+    by_number: dict[int, str] = {}
+    for node in nodes:
+        stack = node.meta.get("nn_module_stack")
+        if stack:
+            found[node] = _path(list(stack.values())[-1][0])
+            by_number.setdefault(node.meta.get("seq_nr", -1), found[node])
+    for node in nodes:
+        if node not in found and _is_backward(node) and not node.meta.get("is_gradient_acc"):
+            path = by_number.get(node.meta.get("seq_nr", -1))
+            if path is not None:
+                found[node] = path
+    for node in reversed(nodes):
+        if node not in found and node.op != "output":
+            readers = [found[user] for user in node.users if user in found]
+            if readers:
+                found[node] = _common(readers) if node.op in ("placeholder", "get_attr") else readers[0]
+    return found
+
+
+def _path(stack_path: str) -> str:
+    """`L['self'].model.h.0` or `model.h.0` -> `h.0`; the wrapper itself -> ''."""
+    path = re.sub(r"^L\['self'\]\.?", "", stack_path).replace("_modules.", "")
+    path = re.sub(r"\['?([^'\]]+)'?\]", r".\1", path).strip(".")
+    return "" if path == "model" else path.removeprefix("model.")
+
+
+def _common(paths: list[str]) -> str:
+    return ".".join(os.path.commonprefix([path.split(".") for path in paths]))
+
+
+@functools.lru_cache(maxsize=20_000)
+def _source(trace: str, files: tuple[str, ...]) -> Source | None:
+    """The innermost frame in the user's files, else the innermost outside torch."""
+    frames = FRAME.findall(trace)
+    outside = [f for f in frames if not f[0].startswith(TORCH) and f[0] not in WRAPPERS and not f[0].startswith("<")]
+    own = [frame for frame in frames if frame[0] in files]
+    chosen = (own or outside or [None])[-1]
+    return Source(short_path(chosen[0]), int(chosen[1]), chosen[2].strip()) if chosen else None
+
+
+def short_path(path: str) -> str:
+    """A path as readers know it: from the package on for installed code, the last two parts otherwise."""
+    if "site-packages" in path:
+        return path.split("site-packages" + os.sep)[-1]
+    return os.sep.join(path.split(os.sep)[-2:]) if path.startswith(os.path.dirname(HERE)) else os.path.basename(path)
+
+
+def where_in_user_code(error: BaseException, files: Sequence[str]) -> str:
+    """`model.py:12: if x.sum() > 0:` for the innermost frame in the user's files; empty where there is none."""
+    chain: BaseException | None = error
+    while chain is not None:
+        for frame in reversed(traceback.extract_tb(chain.__traceback__)):
+            if frame.filename in files:
+                return f"{short_path(frame.filename)}:{frame.lineno}: {(frame.line or '').strip()}"
+        chain = chain.__cause__ or chain.__context__
+    return ""
