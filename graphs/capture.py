@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch._functorch._aot_autograd import descriptors as aot
 from torch._functorch.aot_autograd import aot_export_joint_with_descriptors
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
 from graphs.errors import CaptureError, FxscopeError
@@ -26,7 +27,13 @@ from graphs.record import CaptureReport
 from graphs.sources.base import ModelSource
 
 METHOD = "torch.export (non-strict) + AOTAutograd joint graph"
-DATA_DEPENDENT = ("data-dependent", "DataDependent", "data dependent", "Could not extract specialized", "Could not guard")
+DATA_DEPENDENT = (
+    "data-dependent",
+    "DataDependent",
+    "data dependent",
+    "Could not extract specialized",
+    "Could not guard",
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ def capture(source: ModelSource, mode: str, device: str) -> Capture:
     inputs = tuple(_input_spec(node) for node in joint.graph.nodes if node.op == "placeholder")
     outputs = _normalise_outputs(joint, mode)
     _constants_as_buffers(joint)
-    mark_origins(joint.graph, source.files)
+    mark_origins(joint.graph)
     spare = {_short(name): value for name, value in exported.named_buffers(remove_duplicate=False)}
     program = Program(joint, inputs, outputs, _tensor_maker(source, inputs, joint, spare), mode, device)
     return Capture(program, _report(program, model, time.perf_counter() - start))
@@ -173,6 +180,7 @@ def _normalise_outputs(joint: fx.GraphModule, mode: str) -> tuple[OutputSpec, ..
         kept.append(value)
         specs.append(spec)
     output.args = (tuple(kept),)
+    joint.graph.set_codegen(CodeGen())  # flat in, flat out: the pytree of the export is of no use here
     joint.recompile()
     return tuple(specs)
 

@@ -20,7 +20,14 @@ from torch.utils.flop_counter import flop_registry
 from graphs.record import Cost
 
 aten = torch.ops.aten
-NOTHING = (aten._assert_tensor_metadata, aten._assert_async, aten._assert_scalar, aten.sym_size, aten.detach, aten.alias)
+NOTHING = (
+    aten._assert_tensor_metadata,
+    aten._assert_async,
+    aten._assert_scalar,
+    aten.sym_size,
+    aten.detach,
+    aten.alias,
+)
 # Operators that only fill, move or choose values: bytes, but no operation.
 MOVES = (
     aten.clone, aten.copy, aten._to_copy, aten.cat, aten.stack, aten.full, aten.full_like, aten.zeros, aten.zeros_like, aten.ones,
@@ -31,7 +38,14 @@ MOVES = (
 )  # fmt: skip
 # Operators that read only the rows they select.
 GATHERS = (aten.embedding, aten.gather, aten.index, aten.index_select, aten.take_along_dim)
-SCATTERS = (aten.embedding_dense_backward, aten.scatter, aten.scatter_add, aten.index_put, aten._unsafe_index_put, aten.index_add)
+SCATTERS = (
+    aten.embedding_dense_backward,
+    aten.scatter,
+    aten.scatter_add,
+    aten.index_put,
+    aten._unsafe_index_put,
+    aten.index_add,
+)
 # Operations per element of the first operand.
 PER_ELEMENT: dict[Any, int] = {
     aten._softmax: 5, aten._log_softmax: 5, aten._softmax_backward_data: 4, aten._log_softmax_backward_data: 4, aten.native_layer_norm: 8,

@@ -44,7 +44,7 @@ def merged(origins: Iterable[Origin]) -> Origin:
     return replace(placed, names=names)
 
 
-def mark_origins(graph: fx.Graph, files: Sequence[str]) -> None:
+def mark_origins(graph: fx.Graph) -> None:
     """Writes an Origin on every node of a freshly captured graph."""
     nodes = list(graph.nodes)
     modules = _modules(nodes)
@@ -52,7 +52,7 @@ def mark_origins(graph: fx.Graph, files: Sequence[str]) -> None:
         module = modules.get(node, "")
         in_loss = module == "loss" or module.startswith("loss.")
         phase = "backward" if _is_backward(node) else "loss" if in_loss else "forward"
-        source = _source(node.meta.get("stack_trace") or "", tuple(files))
+        source = _source(node.meta.get("stack_trace") or "")
         node.meta["origin"] = Origin(phase, module, source, (node.name,))
 
 
@@ -97,12 +97,11 @@ def _common(paths: list[str]) -> str:
 
 
 @functools.lru_cache(maxsize=20_000)
-def _source(trace: str, files: tuple[str, ...]) -> Source | None:
-    """The innermost frame in the user's files, else the innermost outside torch."""
+def _source(trace: str) -> Source | None:
+    """The innermost frame outside torch: the line that a reader of the model would point at."""
     frames = FRAME.findall(trace)
     outside = [f for f in frames if not f[0].startswith(TORCH) and f[0] not in WRAPPERS and not f[0].startswith("<")]
-    own = [frame for frame in frames if frame[0] in files]
-    chosen = (own or outside or [None])[-1]
+    chosen = outside[-1] if outside else None
     return Source(short_path(chosen[0]), int(chosen[1]), chosen[2].strip()) if chosen else None
 
 

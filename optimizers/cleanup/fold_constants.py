@@ -1,0 +1,111 @@
+"""Fold constants: compute once, now, what is the same in every run.
+
+## Why it is slow
+A causal mask, position numbers, rotary frequencies: the graph builds them again in every run, though no input takes part.
+
+## What changes
+Every node that depends on no input is evaluated once; the values that others read become constants of the graph.
+
+## When it does not apply
+Parameters are inputs of the graph: they change between runs, so nothing computed from them is constant. A random draw
+is new each time. A constant above 16 MiB is left to be computed: it would sit in memory for good.
+
+## Try it
+Fold a GPT-2 graph: the mask of every layer goes. Then lengthen `seq` until the mask is too large to keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from optimizers.base import Example, Function, Match, Miss, Optimization, is_random, value_of
+from optimizers.record import Claim
+
+LIMIT = 16 * 2**20  # bytes
+
+
+def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
+    """The last constant nodes: those that something not constant reads."""
+    constant: set[fx.Node] = set()
+    for node in gm.graph.nodes:
+        if node.op == "get_attr":
+            constant.add(node)
+        if node.op != "call_function" or any(read not in constant for read in node.all_input_nodes):
+            continue
+        if is_random(node):
+            yield Miss(node, "It draws random numbers: a new value in every run.")
+        elif _bytes(node) > LIMIT:
+            yield Miss(
+                node,
+                f"It is {_bytes(node) / 2**20:.0f} MiB: above 16 MiB a constant costs more memory than it saves time.",
+            )
+        else:
+            constant.add(node)
+    for node in gm.graph.nodes:
+        if node in constant and node.op == "call_function" and any(user not in constant for user in node.users):
+            if not isinstance(node.meta.get("val"), Tensor):
+                continue
+            behind = _behind(node)
+            if any(each.op == "call_function" for each in behind):
+                yield Match(node, tuple(behind), note=f"{len(behind)} nodes give one constant")
+
+
+def _bytes(node: fx.Node) -> int:
+    value = node.meta.get("val")
+    return value.numel() * value.element_size() if isinstance(value, Tensor) else 0
+
+
+def _behind(node: fx.Node) -> list[fx.Node]:
+    """The node and all it is computed from, in execution order."""
+    found, queue = {node}, [node]
+    while queue:
+        for read in queue.pop().all_input_nodes:
+            if read not in found:
+                found.add(read)
+                queue.append(read)
+    return [each for each in node.graph.nodes if each in found]
+
+
+def rewrite(gm: fx.GraphModule, match: Match) -> None:
+    """Evaluates the nodes and lets readers read the constant."""
+    values: dict[fx.Node, Any] = {}
+    with torch.no_grad():
+        for node in _behind(match.anchor):  # read anew: an earlier match may have folded a part already
+            args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)  # type: ignore[misc]
+            values[node] = getattr(gm, str(node.target)) if node.op == "get_attr" else node.target(*args, **kwargs)  # type: ignore[operator]
+    value, layout = values[match.anchor], value_of(match.anchor)
+    kept = torch.empty_strided(value.shape, layout.stride(), dtype=value.dtype, device=value.device) if 0 not in layout.stride() else None
+    name = _free_name(gm)
+    gm.register_buffer(name, value.clone() if kept is None else kept.copy_(value))
+    with gm.graph.inserting_before(match.anchor):
+        constant = gm.graph.get_attr(name)
+    constant.meta["origin"] = None
+    match.anchor.replace_all_uses_with(constant)
+
+
+def _free_name(gm: fx.GraphModule) -> str:
+    return next(name for name in (f"_constant_{index}" for index in range(1_000_000)) if not hasattr(gm, name))
+
+
+def _mask(x: Tensor) -> Tensor:
+    return x + torch.tril(torch.ones(8, 8))
+
+
+def _noise(x: Tensor) -> Tensor:
+    return x + torch.rand(8, 8)
+
+
+OPTIMIZATION = Optimization(
+    name="fold-constants",
+    summary="Computes once what depends on no input.",
+    find=find,
+    rewrite=rewrite,
+    claim=Claim(launches="lower", flops="lower", bytes_moved="lower", peak_bytes="any"),
+    examples=(Example(lambda: Function(_mask), lambda: (torch.randn(8, 8),), matches=1),),
+    refusals=(Example(lambda: Function(_noise), lambda: (torch.randn(8, 8),), reason="random"),),
+    exactness="bitwise",
+)

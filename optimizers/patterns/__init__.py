@@ -1,0 +1,1 @@
+"""Shapes of subgraphs that optimizations look for; one file per shape."""

@@ -1,0 +1,213 @@
+"""Same answers, same gradients? The verdict of a step.
+
+Both programs run on the same seeded random inputs. If every output is equal bit for bit the verdict is `bitwise`. Otherwise each
+output is compared with a float64 run of the unoptimized program: `rounding` when its error is within a small factor of the
+unoptimized program's own error, `approximate` when the optimization asked for that and stays within its tolerance, `refuted` else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from graphs.errors import TooLargeError
+from graphs.program import OutputSpec, Program
+from graphs.snapshot import snapshot
+from optimizers.base import is_random
+from optimizers.record import Exactness, Verdict, WorstTensor
+
+FACTOR = 8.0  # how much larger than the unoptimized program's own error still counts as rounding
+EPSILONS = 64.0  # in units of the dtype's epsilon: what is always forgiven
+APPROXIMATE = 0.05
+FLOOR = 1e-4  # tensors smaller than this share of their role's largest are judged against that share
+GIB = 1 << 30
+
+
+class _Recording(fx.Interpreter):
+    """Runs a graph and keeps what its random operators drew."""
+
+    def __init__(self, gm: fx.GraphModule) -> None:
+        super().__init__(gm)
+        self.drawn: dict[str, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if is_random(n):
+            self.drawn[n.name] = value
+        return value
+
+
+class _Float64(fx.Interpreter):
+    """Runs a graph in float64, with the random draws of a run in its own precision."""
+
+    def __init__(self, gm: fx.GraphModule, drawn: dict[str, Any]) -> None:
+        super().__init__(gm)
+        self.drawn = drawn
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.name in self.drawn:
+            return self._replayed(n, self.drawn[n.name])
+        value = super().run_node(n)
+        return _wide(value) if n.op in ("placeholder", "get_attr") else value
+
+    def _replayed(self, n: fx.Node, drawn: Any) -> Any:
+        if n.target is torch.ops.aten.native_dropout.default:
+            (value, probability, *_), _kwargs = self.fetch_args_kwargs_from_env(n)
+            return value * drawn[1] / (1 - probability), drawn[1]
+        return pytree.tree_map_only(Tensor, _wide, drawn)
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        def widen(value: Any) -> Any:
+            wide = isinstance(value, torch.dtype) and value.is_floating_point
+            return torch.float64 if wide else value
+
+        if target is torch.ops.aten._to_copy.default and _narrows(kwargs.get("dtype")):
+            return _wide(args[0].to(kwargs["dtype"]))  # a cast that the model asked for is part of its meaning
+        args, kwargs = tuple(map(widen, args)), {key: widen(value) for key, value in kwargs.items()}
+        value = super().call_function(target, args, kwargs)
+        return pytree.tree_map_only(Tensor, _wide, value)
+
+
+def _narrows(dtype: torch.dtype | None) -> bool:
+    return dtype in (torch.bfloat16, torch.float16)
+
+
+def _wide(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+class Judge:
+    """Judges steps against one unoptimized program."""
+
+    def __init__(self, program: Program, seed: int = 0, confirm: bool = True) -> None:
+        self.program, self.seed, self._confirm = program, seed, confirm
+        self._inputs: list[Tensor] = []
+        self._reference: list[Tensor] = []
+        self._baseline: list[Tensor] = []
+        self._last: tuple[Program, list[Tensor]] | None = None
+        self._too_large = ""
+
+    @staticmethod
+    def not_judged() -> Verdict:
+        return Verdict("not run", reason="verification was not asked for")
+
+    def verdict(self, before: Program, after: Program, exactness: Exactness) -> Verdict:
+        """Runs what has not been run yet and compares."""
+        try:
+            self._prepare()
+        except TooLargeError as error:
+            return Verdict("not run", reason=str(error))
+        old = self._outputs(before)
+        try:
+            new = self._outputs(after)
+        except Exception as error:
+            return Verdict("refuted", reason=f"the rewritten graph does not run: {type(error).__name__}: {str(error)[:300]}")
+        specs = self.program.outputs
+        if len(new) != len(old):
+            return Verdict("refuted", reason=f"{len(old)} outputs became {len(new)}")
+        for spec, a, b in zip(specs, old, new, strict=True):
+            if a.shape != b.shape or a.dtype != b.dtype:
+                change = f"{a.dtype}{list(a.shape)} became {b.dtype}{list(b.shape)}"
+                worst = WorstTensor(_name(spec), float("inf"), 0.0)
+                return Verdict("refuted", worst, f"{_name(spec)}: {change}", len(new))
+        if all(_same_bits(a, b) for a, b in zip(old, new, strict=True)):
+            return Verdict("bitwise", reason="every output is equal bit for bit", tensors=len(new))
+        verdict = self._against_reference(new, exactness)
+        if verdict.kind != "refuted" or not self._confirm:
+            return verdict
+        # One value that rounds the other way at a cast can look like an error; a real error shows on other inputs too.
+        second = Judge(self.program, self.seed + 1, confirm=False).verdict(before, after, exactness)
+        return verdict if second.kind == "refuted" else second
+
+    def _prepare(self) -> None:
+        if self._too_large:
+            raise TooLargeError(self._too_large)
+        if self._reference:
+            return
+        self._check_size()
+        self._inputs = self.program.materialize(self.seed)
+        recording = _Recording(self.program.gm)
+        torch.manual_seed(self.seed)
+        with torch.no_grad():
+            self._baseline = list(recording.run(*self._inputs))
+            self._reference = list(_Float64(self.program.gm, recording.drawn).run(*map(_wide, self._inputs)))
+        self._last = (self.program, self._baseline)
+
+    def _check_size(self) -> None:
+        """Weights in two precisions, and the peak of the float64 run beside the outputs kept."""
+        need = 4 * self.program.input_bytes() + 4 * snapshot(self.program).totals.peak_bytes
+        have = _available_bytes()
+        if need > have:
+            self._too_large = f"verification needs about {need / GIB:.1f} GiB and {have / GIB:.1f} GiB are free"
+            raise TooLargeError(self._too_large, help="Choose a smaller batch, sequence or fewer layers.")
+
+    def _outputs(self, program: Program) -> list[Tensor]:
+        if self._last and self._last[0] is program:
+            return self._last[1]
+        outputs = [value for value in program.run(self._inputs, self.seed) if value is not None]
+        self._last = (program, outputs)
+        return outputs
+
+    def _against_reference(self, new: list[Tensor], exactness: Exactness) -> Verdict:
+        specs, largest = self.program.outputs, self._largest_by_role()
+        worst, worst_excess = None, -1.0
+        for spec, value, own, reference in zip(specs, new, self._baseline, self._reference, strict=True):
+            floor = FLOOR * largest[spec.role]
+            error, own_error = _error(value, reference, floor), _error(own, reference, floor)
+            allowed = max(FACTOR * own_error, EPSILONS * _epsilon(own))
+            excess = error / allowed if allowed else (0.0 if error == 0 else float("inf"))
+            if excess > worst_excess:
+                worst, worst_excess = WorstTensor(_name(spec), error, own_error), excess
+        assert worst is not None
+        if worst_excess <= 1:
+            return Verdict("rounding", worst, "the error against float64 stays within that of the unoptimized program", len(new))
+        if exactness == "approximate" and worst.error <= APPROXIMATE:
+            return Verdict("approximate", worst, f"within the tolerance of {APPROXIMATE:.0%}", len(new))
+        return Verdict("refuted", worst, f"{worst.tensor} is further from float64 than rounding explains", len(new))
+
+    def _largest_by_role(self) -> dict[str, float]:
+        largest: dict[str, float] = {}
+        for spec, value in zip(self.program.outputs, self._reference, strict=True):
+            largest[spec.role] = max(largest.get(spec.role, 0.0), _largest(value))
+        return largest
+
+
+def _name(spec: OutputSpec) -> str:
+    return spec.role if spec.role == spec.target else f"{spec.role} {spec.target}"
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    if torch.equal(a, b):
+        return True
+    return a.is_floating_point() and bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def _finite(value: Tensor) -> Tensor:
+    return torch.nan_to_num(value.double(), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _largest(value: Tensor) -> float:
+    return float(_finite(value).abs().max()) if value.numel() else 0.0
+
+
+def _error(value: Tensor, reference: Tensor, floor: float) -> float:
+    """Largest difference over the reference's largest magnitude; infinite when other elements are infinite or not a number."""
+    wide, exact = value.double(), reference.double().to(value.device)
+    if not value.numel():
+        return 0.0
+    if bool((wide.isfinite() != exact.isfinite()).any()):
+        return float("inf")
+    scale = max(_largest(exact), floor, 1e-30)
+    return float((_finite(wide) - _finite(exact)).abs().max()) / scale
+
+
+def _epsilon(value: Tensor) -> float:
+    return torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
+
+
+def _available_bytes() -> int:
+    with open("/proc/meminfo") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))

@@ -1,0 +1,82 @@
+"""Every optimization of the catalog is held to its own examples, refusals, claim and exactness; none is named here."""
+
+from __future__ import annotations
+
+import pytest
+
+from graphs.capture import capture
+from graphs.snapshot import snapshot
+from optimizers.base import Example, Optimization
+from optimizers.catalog import catalog
+from optimizers.pipeline import Applied, apply, apply_optimization, offers
+from optimizers.verify import Judge
+from tests import small_models as small
+
+ALL = list(catalog().values())
+EXAMPLES = [pytest.param(o, e, id=f"{o.name}-{i}") for o in ALL for i, e in enumerate(o.examples)]
+REFUSALS = [pytest.param(o, e, id=f"{o.name}-{e.reason}") for o in ALL for e in o.refusals]
+RANKS = ("bitwise", "rounding", "approximate")
+MODELS = [small.TWO_LAYERS, small.ATTENTION, small.NORMALIZED, small.STACK]
+
+
+def applied(optimization: Optimization, example: Example) -> Applied:
+    program = capture(example.source(), example.mode, "cpu").program
+    return apply_optimization(program, snapshot(program), optimization, example.settings, Judge(program))
+
+
+@pytest.mark.parametrize(("optimization", "example"), EXAMPLES)
+def test_example_matches_keeps_its_answers_and_its_claim(optimization: Optimization, example: Example) -> None:
+    step = applied(optimization, example).step
+    assert len(step.matches) == example.matches
+    assert step.verdict.kind in RANKS[: RANKS.index(optimization.exactness) + 1], step.verdict
+    assert step.claim_broken == ()
+    assert step.diff.removed or step.diff.added or step.diff.changed
+
+
+@pytest.mark.parametrize(("optimization", "example"), REFUSALS)
+def test_refusal_gives_its_reason_at_a_node(optimization: Optimization, example: Example) -> None:
+    result = applied(optimization, example)
+    assert any(example.reason in miss.reason for miss in result.step.misses), result.step.misses
+    assert result.step.verdict.kind != "refuted"
+
+
+@pytest.mark.parametrize("optimization", ALL, ids=lambda optimization: optimization.name)
+def test_lesson_has_its_parts_and_examples_exist(optimization: Optimization) -> None:
+    lesson = optimization.record.lesson
+    assert all(part in lesson for part in ("## Why it is slow", "## What changes", "## When it does not apply"))
+    assert optimization.examples
+    assert optimization.refusals
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+@pytest.mark.parametrize("source", MODELS, ids=lambda source: source.name)
+def test_whole_catalog_in_a_row_keeps_answers_and_provenance(source: small.ModelSource, mode: str) -> None:
+    program = capture(source, mode, "cpu").program
+    graph, judge = snapshot(program), Judge(program)
+    names = set(graph.by_name())
+    for name in catalog():
+        result = apply(program, graph, name, {}, judge)
+        assert result.step.verdict.kind in RANKS, (name, result.step.verdict)
+        for node in result.snapshot.nodes:
+            assert node.origins, node.name
+            assert set(node.origins) <= names, node.name
+            assert node.shape is not None or node.op == "output" or node.bytes or not node.cost.launches, node.name
+        program, graph = result.program, result.snapshot
+
+
+def test_one_place_only_changes_one_place() -> None:
+    program = capture(small.STACK, "training", "cpu").program
+    before = snapshot(program)
+    every = apply(program, before, "recompute-activations", {"every": "2"}).step
+    assert len(every.sites) == 3
+    one = apply(program, before, "recompute-activations", {"every": "2", "only": every.sites[1]}).step
+    assert [match.anchor for match in one.matches] == [every.sites[1]]
+    assert before.totals.peak_bytes > one.after.peak_bytes > every.after.peak_bytes
+
+
+def test_offers_name_places_without_changing_the_graph() -> None:
+    program = capture(small.ATTENTION, "inference", "cpu").program
+    before = snapshot(program).digest()
+    found = {offer.optimization: offer for offer in offers(program)}
+    assert len(found["fuse-attention"].sites) == 1
+    assert snapshot(program).digest() == before

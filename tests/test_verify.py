@@ -1,0 +1,164 @@
+"""Ten deliberately wrong rewrites are refuted ten times out of ten, and a right one is not."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from graphs.capture import capture
+from graphs.snapshot import snapshot
+from optimizers.base import Match, Optimization
+from optimizers.pipeline import apply_optimization
+from optimizers.record import Claim
+from optimizers.verify import Judge
+from tests import small_models as small
+
+aten = torch.ops.aten
+ANY = Claim("any", "any", "any", "any")
+
+
+class Zoo(nn.Module):
+    """One of everything that can be got wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.norm = small.Attention(), nn.BatchNorm1d(16)
+        self.head = nn.Linear(32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.attention(x))
+        low = x.to(torch.bfloat16).float()
+        x = nn.functional.dropout(self.head(x), 0.3, self.training) - torch.cat([low[..., 1:], low[..., :1]], -1)
+        return x.cumsum(1) / 4
+
+
+SOURCE = small.source(Zoo, 4, 16, 32)
+
+
+def first(gm: fx.GraphModule, *targets: object) -> fx.Node:
+    return next(node for node in gm.graph.nodes if node.target in targets)
+
+
+def wrong_dim(gm: fx.GraphModule) -> None:
+    first(gm, aten._softmax.default).update_arg(1, 2)
+
+
+def dropped_cast(gm: fx.GraphModule) -> None:
+    cast = first(gm, aten._to_copy.default)
+    back = next(user for user in cast.users if user.target is aten._to_copy.default)
+    back.replace_all_uses_with(cast.args[0])
+
+
+def swapped_operands(gm: fx.GraphModule) -> None:
+    node = first(gm, aten.sub.Tensor)
+    node.args = (node.args[1], node.args[0])
+
+
+def dropped_mask(gm: fx.GraphModule) -> None:
+    node = first(gm, aten.masked_fill.Scalar)
+    node.replace_all_uses_with(node.args[0])
+
+
+def stale_buffer(gm: fx.GraphModule) -> None:
+    norm = first(gm, aten._native_batch_norm_legit_functional.default)
+    part = next(user for user in norm.users if user.target is operator.getitem and user.args[1] == 3)
+    part.replace_all_uses_with(norm.args[3], delete_user_cb=lambda user: user.op == "output")
+
+
+def wrong_scale(gm: fx.GraphModule) -> None:
+    node = first(gm, aten.div.Tensor)
+    node.update_arg(1, node.args[1] * 1.01)
+
+
+def off_by_one_slice(gm: fx.GraphModule) -> None:
+    node = next(n for n in gm.graph.nodes if n.target is aten.slice.Tensor and n.args[2] == 1)
+    node.args = (node.args[0], node.args[1], 0, node.meta["val"].shape[node.args[1]])
+
+
+def wrong_reduction(gm: fx.GraphModule) -> None:
+    node = first(gm, aten.mean.default)
+    with gm.graph.inserting_before(node):
+        total = gm.graph.call_function(aten.sum.default, node.args)
+    node.replace_all_uses_with(total)
+
+
+def lost_gradient(gm: fx.GraphModule) -> None:
+    """Of the three gradients that meet at the attention's input or at a residual, one is forgotten."""
+    node = next(n for n in gm.graph.nodes if n.target is aten.add.Tensor and n.meta["origin"].phase == "backward")
+    node.replace_all_uses_with(node.args[0])
+
+
+def wrong_dropout_seed(gm: fx.GraphModule) -> None:
+    """A second draw: forward and backward of dropout see another mask than the unoptimized program."""
+    node = first(gm, aten.native_dropout.default)
+    with gm.graph.inserting_before(node):
+        gm.graph.call_function(aten.rand_like.default, (node.args[0],)).name = "extra_draw"
+
+
+WRONG = [
+    wrong_dim,
+    dropped_cast,
+    swapped_operands,
+    dropped_mask,
+    stale_buffer,
+    wrong_scale,
+    off_by_one_slice,
+    wrong_reduction,
+    lost_gradient,
+    wrong_dropout_seed,
+]
+
+
+def optimization(change: Callable[[fx.GraphModule], None], exactness: str = "rounding") -> Optimization:
+    """The change as an optimization with one match, at the output."""
+
+    def find(gm: fx.GraphModule) -> Iterator[Match]:
+        node = next(node for node in gm.graph.nodes if node.op == "call_function")
+        yield Match(node, (node,))
+
+    def rewrite(gm: fx.GraphModule, match: Match) -> None:
+        change(gm)
+
+    return Optimization(change.__name__.replace("_", "-"), "wrong on purpose", find, rewrite, ANY, (), (), exactness)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("exactness", ["bitwise", "rounding"])
+@pytest.mark.parametrize("change", WRONG, ids=lambda change: change.__name__)
+def test_wrong_rewrite_is_refuted_and_names_a_tensor(change: Callable[[fx.GraphModule], None], exactness: str) -> None:
+    program = capture(SOURCE, "training", "cpu").program
+    step = apply_optimization(program, snapshot(program), optimization(change, exactness), {}, Judge(program)).step
+    assert step.verdict.kind == "refuted", step.verdict
+    assert step.verdict.worst is not None
+    assert step.verdict.worst.tensor
+
+
+def test_doing_nothing_is_bitwise() -> None:
+    program = capture(SOURCE, "training", "cpu").program
+    step = apply_optimization(program, snapshot(program), optimization(lambda gm: None), {}, Judge(program)).step
+    assert step.verdict.kind == "bitwise"
+    assert step.verdict.tensors == len(program.outputs)
+
+
+def test_another_order_of_summation_is_rounding() -> None:
+    def reordered(gm: fx.GraphModule) -> None:
+        node = first(gm, aten.mean.default)
+        with gm.graph.inserting_before(node):
+            rows = gm.graph.call_function(aten.mean.dim, (node.args[0], [0]))
+            total = gm.graph.call_function(aten.mean.default, (rows,))
+        node.replace_all_uses_with(total)
+
+    program = capture(small.STACK, "training", "cpu").program
+    step = apply_optimization(program, snapshot(program), optimization(reordered), {}, Judge(program)).step
+    assert step.verdict.kind in ("rounding", "bitwise")
+
+
+def test_too_large_for_this_machine_is_not_run_and_says_how_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("optimizers.verify._available_bytes", lambda: 1000)
+    program = capture(small.TWO_LAYERS, "training", "cpu").program
+    verdict = Judge(program).verdict(program, program.clone(), "bitwise")
+    assert verdict.kind == "not run"
+    assert "GiB" in verdict.reason
