@@ -1,16 +1,18 @@
 """Fuse attention: one kernel for scores, softmax and weighted sum.
 
 ## Why it is slow
-Attention written by hand makes the matrix of scores, one number for every pair of query and key, writes it to memory, reads it to scale, mask and
-normalize it, and writes it again each time. In training the probabilities are kept until backward: batch · heads · sequence² numbers for every layer.
+Attention written by hand makes the matrix of scores, one number for every pair of query and key, writes it to memory, reads it to
+scale, mask and normalize it, and writes it again each time. In training the probabilities are kept until backward:
+batch · heads · sequence² numbers for every layer.
 
 ## What changes
-`scaled_dot_product_attention`'s kernel works block by block on the chip and never writes the matrix (Dao et al. 2022, *FlashAttention*,
-section 3.1). In a training graph its backward takes over too: it keeps one number per row and computes the probabilities anew.
+`scaled_dot_product_attention`'s kernel works block by block on the chip and never writes the matrix (Dao et al. 2022,
+*FlashAttention*, section 3.1). In a training graph its backward takes over too: it keeps one number per row and computes the
+probabilities anew.
 
 ## When it does not apply
-When somebody else reads the probabilities or the scores, they must exist. Dropout on the probabilities would draw other random numbers. A mask
-that is learned needs the gradient of the scores. Sums are taken in another order, so results differ by rounding.
+When somebody else reads the probabilities or the scores, they must exist. Dropout on the probabilities would draw other random
+numbers. A mask that is learned needs the gradient of the scores. Sums are taken in another order, so results differ by rounding.
 
 ## Try it
 Double `seq`: bytes moved before grow with its square, after in proportion.

@@ -4,9 +4,9 @@
 Training keeps the activations of every block from forward until backward comes back to it. For a deep model that is most of the memory.
 
 ## What changes
-Blocks are taken `every` at a time. Of each group only the input is kept; right before its backward the forward of the group runs again
-(Chen et al. 2016, *Training Deep Nets with Sublinear Memory Cost*, section 4). One more forward buys memory that grows with the square root of the depth
-when `every` is near that root.
+Blocks are taken `every` at a time. Of each group only the input is kept; right before its backward the forward of the group
+runs again (Chen et al. 2016, *Training Deep Nets with Sublinear Memory Cost*, section 4). For the price of one more forward the
+kept activations grow with the square root of the depth when `every` is near that root.
 
 ## When it does not apply
 The last group is needed at once: recomputing it would cost time and free nothing. A random draw (dropout) is kept, for a second draw
