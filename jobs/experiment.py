@@ -1,4 +1,6 @@
-"""Experiment: what the reader asked for, in plain words. The URL's query, the command line's argument, and, hashed, the key of results.
+"""Experiment: what the reader asked for, in plain words.
+
+The words are the URL's query, the command line's argument and, hashed, the key of results.
 
     model=zoo/gpt2&mode=training&batch=1&seq=64&pipeline=fuse-attention,recompute-activations(every=2)&device=cpu
 
@@ -101,7 +103,7 @@ def from_pairs(pairs: list[tuple[str, str]]) -> Experiment:
             raise RequestError(f"`{key}` has no value", where=key, help=f"Write {key}=…, or leave the word out.")
         given[key] = value
     if "model" not in given:
-        raise RequestError("no model is named", where="model", help="Write model=zoo/mlp; the zoo is on the Explore page.")
+        raise RequestError("no model is named", where="model", help="Write model=zoo/mlp or another of the zoo.")
     mode, device = given.get("mode", "inference"), given.get("device", "auto")
     _one_of("mode", mode, MODES)
     _one_of("device", device, DEVICES)
@@ -121,9 +123,7 @@ def parse_pipeline(text: str) -> tuple[StepWords, ...]:
         found = STEP.match(rest)
         end = found.end() if found else 0
         if not found or (end < len(rest) and rest[end] != ","):
-            raise RequestError(
-                f"`{rest}` is not a step", where="pipeline", help="Write name or name(key=value), separated by commas."
-            )
+            raise RequestError(f"`{rest}` is not a step", where="pipeline", help="Write name or name(key=value), separated by commas.")
         steps.append(StepWords(found[1], _settings(found[1], found[2] or "")))
         rest = rest[end + 1 :].strip()
     return tuple(steps)
@@ -134,7 +134,7 @@ def _settings(step: str, text: str) -> tuple[tuple[str, str], ...]:
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not (key and equals and value) or key in settings:
-            raise RequestError(f"`{part}` is not a setting of {step}", where="pipeline", help="Write key=value, each key once.")
+            raise RequestError(f"`{part}` is not a setting of {step}", where="pipeline", help="Write key=value, each once.")
         settings[key] = value
     return tuple(sorted(settings.items()))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Literal
 
 import msgspec
 
@@ -45,7 +46,9 @@ class Sleep(msgspec.Struct, frozen=True, tag=True):
 
 
 class Crash(msgspec.Struct, frozen=True, tag=True):
-    """Asks the worker to die without a word; for tests of recovery."""
+    """Asks the worker to die of a signal, without a word; for tests of recovery."""
+
+    signal: int = 9
 
 
 Request = Catalogue | Explore | Optimize | Measure | Sleep | Crash
@@ -131,14 +134,24 @@ class Done(msgspec.Struct, frozen=True, tag=True):
 
 
 class Task(msgspec.Struct, frozen=True):
-    """One job sent to the worker; `sources` are the stored model files it names, by sha256."""
+    """One job sent to the worker; `sources` are the stored model files it names: sha256 -> (name to show, text)."""
 
     id: str
     request: Request
-    sources: dict[str, str] = {}
+    sources: dict[str, tuple[str, str]] = {}
 
 
 Message = Progress | Problem | Done
+
+JobStatus = Literal["queued", "running", "done", "failed", "cancelled"]
+
+
+class JobState(msgspec.Struct, frozen=True):
+    """Where a job stands; `progress` while it waits or runs, `problem` once it failed or was cancelled."""
+
+    status: JobStatus
+    progress: Progress | None = None
+    problem: Problem | None = None
 
 
 def request_hash(request: Request) -> str:

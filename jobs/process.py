@@ -1,0 +1,124 @@
+"""The worker as seen from outside: a process to start, talk to, and kill. Without torch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import msgspec
+
+from jobs.frames import read_frame, write_frame
+from jobs.record import Problem, Task
+from jobs.version import ROOT
+
+LAST_WORDS_BYTES = 16 << 10
+POLL_S = 0.25
+OUT_OF_MEMORY = "Most likely memory ran out: take a smaller model, batch or sequence, or a machine with more memory."
+TRY_AGAIN = "The next job gets a fresh worker; if this happens again, take a smaller model or leave out the last step."
+
+
+class WorkerProcess:
+    """One `python -m jobs.worker`, in a process group of its own so that killing it kills its children.
+
+    Args:
+        scratch: the folder it runs in.
+        version: the code's version at its start; the client replaces a worker of another version.
+    """
+
+    def __init__(self, scratch: Path, version: str) -> None:
+        self.version = version
+        scratch.mkdir(parents=True, exist_ok=True)
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "jobs.worker"],  # -P: a file in the scratch folder must not shadow a module
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=scratch,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "FXSCOPE_PARENT": str(os.getpid())},
+            start_new_session=True,
+        )
+        self._frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._last_words = b""
+        for read in (self._read_frames, self._read_last_words):
+            threading.Thread(target=read, daemon=True, name=f"worker {read.__name__}").start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def send(self, task: Task) -> None:
+        """Hands over a task.
+
+        Raises:
+            OSError: the worker is gone.
+        """
+        write_frame(cast(BinaryIO, self._process.stdin), msgspec.msgpack.encode(task))
+
+    def receive(self, deadline: float) -> bytes | None:
+        """The next message; None when the worker has ended.
+
+        Raises:
+            TimeoutError: none came before `deadline`, in time.monotonic()'s seconds.
+        """
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            with contextlib.suppress(queue.Empty):
+                return self._frames.get(timeout=min(left, POLL_S))
+            if not self.alive() and self._frames.empty():  # a forked child may hold the pipe open
+                return None
+
+    def kill(self) -> None:
+        """Ends the worker and its children at once; may be called from any thread, and twice."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        with contextlib.suppress(OSError):
+            cast(BinaryIO, self._process.stdin).close()
+        self._frames.put(None)
+
+    def ending(self) -> Problem:
+        """Why a worker that ended by itself did so."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
+        code = self._process.returncode
+        if code is None:
+            return Problem("JobError", "the worker closed its pipe and hangs", help=TRY_AGAIN)
+        if code < 0:
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+            way_out = OUT_OF_MEMORY if -code == signal.SIGKILL else TRY_AGAIN
+            return Problem("JobError", f"the worker was killed by {name}", where=self._last_line(), help=way_out)
+        return Problem("JobError", f"the worker ended with exit code {code}", where=self._last_line(), help=TRY_AGAIN)
+
+    def _last_line(self) -> str:
+        lines = self._last_words.decode(errors="replace").strip().splitlines()
+        return lines[-1].strip()[:200] if lines else ""
+
+    def _read_frames(self) -> None:
+        with cast(BinaryIO, self._process.stdout) as stream:
+            frame: bytes | None = b""
+            while frame is not None:
+                try:
+                    frame = read_frame(stream)
+                except (OSError, ValueError):
+                    frame = None
+                self._frames.put(frame)
+
+    def _read_last_words(self) -> None:
+        """Keeps the tail of what is printed: whatever a model's file prints must neither block it nor fill a disk."""
+        with cast(BinaryIO, self._process.stderr) as stream:
+            while data := os.read(stream.fileno(), 1 << 16):
+                self._last_words = (self._last_words + data)[-LAST_WORDS_BYTES:]
