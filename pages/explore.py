@@ -1,0 +1,70 @@
+"""Explore
+
+The dataflow graph of a model as PyTorch runs it: every operator, where in the model it comes from, and what it costs.
+Choose a model on the left, or bring a file of your own.
+"""
+
+import streamlit as st
+
+from graphs.record import CaptureReport, GraphSnapshot
+from jobs.record import Explore, ExploreResult
+from pages.ui import charts, choose, nodes, show, state, work
+from pages.ui.graph_view import focus_node, graph_view
+
+PANE = "explore graph"
+
+
+def main() -> None:
+    show.opening(__doc__)
+    with show.problems():
+        catalogue = work.catalogue()
+        experiment = state.experiment(catalogue)
+        choose.experiment(catalogue, experiment)
+        if experiment.model.startswith("source/"):
+            choose.own_file(experiment)
+        found = work.answer(Explore(experiment.prefix(0).words), "explore", ExploreResult)
+        show.tiles(found.graph.totals)
+        graph_and_table(found.graph, found.report)
+
+
+@st.fragment
+def graph_and_table(graph: GraphSnapshot, report: CaptureReport) -> None:
+    """The graph, the chosen node, and the table: a click in one shows in the others, without a rerun of the page."""
+    picture, side = st.columns([2.7, 1])
+    with picture:
+        graph_view(graph, PANE, height=600, on_select=take_click)
+        focus_node(PANE, st.session_state.get("focus", ""), st.session_state.get("turn", 0))
+        show.legend()
+    with side, st.container(height=600, border=True):
+        nodes.details(graph, st.session_state.get("node", ""), "explore", take_choice)
+    table, memory, capture = st.tabs(["Nodes", "Memory over time", "How it was captured"])
+    with table:
+        nodes.table(graph, "explore table", take_choice)
+    with memory:
+        st.plotly_chart(charts.memory(graph), key="memory", config={"displaylogo": False})
+        st.caption("Counted from the lifetimes of tensors, in the order of execution; parameters, buffers and inputs are not included.")
+    with capture:
+        captured(report)
+
+
+def captured(report: CaptureReport) -> None:
+    """How the model became a graph."""
+    st.markdown(
+        f"Captured by **{report.method}** in {report.seconds:.1f} s: {report.nodes:,} nodes, {report.parameters:,} parameters. "
+        f"{report.with_source:.0%} of the operators know their source line, {report.with_module:.0%} their module."
+    )
+    for reason in report.refused:
+        st.caption(f"Tried before: {reason}")
+
+
+def take_click() -> None:
+    st.session_state["node"] = st.session_state[PANE]["selected"]
+
+
+def take_choice(name: str) -> None:
+    """A node chosen outside the graph: the graph goes there."""
+    st.session_state["node"] = st.session_state["focus"] = name
+    st.session_state["turn"] = st.session_state.get("turn", 0) + 1
+
+
+main()

@@ -1,0 +1,262 @@
+"""Optimize
+
+Improve the graph one step at a time. Each step says where it applies and where not, is checked against the unoptimized program, and
+shows what it changed.
+"""
+
+import streamlit as st
+
+from graphs.record import GraphSnapshot
+from jobs.experiment import Experiment, StepWords
+from jobs.record import CatalogueResult, Optimize, OptimizeResult
+from optimizers.record import Offer, OptimizationRecord, StepRecord
+from pages.ui import choose, nodes, show, state, work
+from pages.ui.graph_view import focus_node, graph_view
+
+BEFORE, AFTER = "graph before", "graph after"
+HEIGHT = 560
+
+
+def main() -> None:
+    show.opening(__doc__)
+    with show.problems():
+        catalogue = work.catalogue()
+        experiment = state.experiment(catalogue)
+        choose.experiment(catalogue, experiment)
+        left, right = st.columns([1, 2.1], gap="medium")
+        with left:
+            pipeline = st.container()
+            offered = st.container()
+        with right:
+            found = work.answer(Optimize(experiment.words), "optimize", OptimizeResult)
+        with pipeline:
+            steps(experiment, found)
+        with offered:
+            offers(catalogue, experiment, found)
+        with right:
+            picture(found)
+
+
+# ---------------------------------------------------------------- the pipeline
+
+
+def steps(experiment: Experiment, found: OptimizeResult) -> None:
+    """The pipeline, a card for each step."""
+    st.subheader("Pipeline", anchor=False)
+    if not experiment.pipeline:
+        st.caption("No step yet: this is the graph as captured. Add one from the list below.")
+    for index, step in enumerate(experiment.pipeline):
+        known = index < len(found.steps) and found.steps[index].optimization == step.name
+        with st.container(border=True):
+            step_card(experiment, index, step, found.steps[index] if known else None)
+
+
+def step_card(experiment: Experiment, index: int, step: StepWords, record: StepRecord | None) -> None:
+    chosen = index == chosen_step(len(experiment.pipeline))
+    st.markdown(f"**{index + 1}. {step.words}**" + ("  :gray[:small[shown]]" if chosen else ""))
+    if record:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            show.verdict(record.verdict)
+            st.caption(f"{show.plural(len(record.matches), 'place')} rewritten")
+        st.caption(show.savings(record))
+    last = len(experiment.pipeline) - 1
+    with st.container(horizontal=True, gap="small"):
+        st.button("Show", key=f"show {index}", on_click=take_step, args=(index,), disabled=record is None, icon=":material/visibility:")
+        st.button("", key=f"up {index}", on_click=move, args=(index, index - 1), disabled=index == 0, icon=":material/arrow_upward:", help="Move up")
+        st.button("", key=f"down {index}", on_click=move, args=(index, index + 1), disabled=index == last, icon=":material/arrow_downward:", help="Move down")
+        st.button("", key=f"remove {index}", on_click=remove, args=(index,), icon=":material/delete:", help="Remove this step")
+
+
+def move(index: int, to: int) -> None:
+    order = list(state.current().pipeline)
+    order[index], order[to] = order[to], order[index]
+    state.change(pipeline=tuple(order))
+    take_step(to)
+
+
+def remove(index: int) -> None:
+    order = list(state.current().pipeline)
+    del order[index]
+    state.change(pipeline=tuple(order))
+    st.session_state.pop("step", None)
+
+
+def take_step(index: int) -> None:
+    st.session_state["step"] = index
+    st.session_state.pop("places", None)
+
+
+def chosen_step(count: int) -> int:
+    """The step whose before and after is shown: the one chosen, else the last; −1 without any."""
+    index = st.session_state.get("step", count - 1)
+    return index if 0 <= index < count else count - 1
+
+
+# ---------------------------------------------------------------- what could be done
+
+
+def offers(catalogue: CatalogueResult, experiment: Experiment, found: OptimizeResult) -> None:
+    """What has something to do on the graph as it stands, and what has not."""
+    st.subheader("Add a step" if not experiment.pipeline else "Add another step", anchor=False)
+    by_name = {offer.optimization: offer for offer in found.offers}
+    able = [record for record in catalogue.optimizations if by_name.get(record.name) and by_name[record.name].sites]
+    idle = [record for record in catalogue.optimizations if record not in able]
+    if not able:
+        st.caption("No optimization finds anything left to do on this graph. Below is why; another model or mode may give them work.")
+    for record in able:
+        with st.container(border=True):
+            offer_card(record, by_name[record.name])
+    if idle:
+        with st.expander(f"Nothing to do here: {len(idle)}"):
+            for record in idle:
+                idle_card(record, by_name.get(record.name), experiment.mode)
+
+
+def offer_card(record: OptimizationRecord, offer: Offer) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f"**{record.name}**")
+        st.badge(show.plural(len(offer.sites), "place"), color="blue")
+    st.caption(show.sentence(record.summary))
+    with st.container(horizontal=True, gap="small"):
+        st.button("Add", key=f"add {record.name}", type="primary", on_click=add, args=(record,), icon=":material/add:")
+        st.button("Where?", key=f"where {record.name}", on_click=take_places, args=(record.name,), help="Mark the places in the graph")
+        with st.popover("Settings", icon=":material/tune:"):
+            settings(record, offer)
+        lesson(record)
+    if offer.misses:
+        with st.expander(f"Why not here? {show.plural(len(offer.misses), 'near-miss')}"):
+            show.misses(offer.misses, f"misses {record.name}")
+
+
+def idle_card(record: OptimizationRecord, offer: Offer | None, mode: str) -> None:
+    st.markdown(f"**{record.name}**")
+    if mode not in record.applies_to:
+        st.caption(f"Applies to {' and '.join(record.applies_to)} only; the mode is {mode}.")
+    else:
+        st.caption(show.sentence(record.summary))
+    if offer and offer.misses:
+        show.misses(offer.misses, f"misses {record.name}")
+    lesson(record)
+
+
+def lesson(record: OptimizationRecord) -> None:
+    with st.popover("Lesson", icon=":material/school:"):
+        st.markdown(record.lesson)
+        claim = record.claim
+        st.caption(
+            f"Claim, per place: launches {claim.launches}, operations {claim.flops}, bytes moved {claim.bytes_moved}, "
+            f"peak memory {claim.peak_bytes}. Exactness: {record.exactness}."
+        )
+
+
+def settings(record: OptimizationRecord, offer: Offer) -> None:
+    """The step's parameters, and whether it acts on one place only."""
+    for parameter in record.parameters:
+        st.number_input(
+            parameter.name, parameter.minimum, parameter.maximum, parameter.default, help=parameter.meaning, key=f"set {record.name} {parameter.name}"
+        )
+    st.selectbox(
+        "Places", ["", *offer.sites], format_func=lambda site: site or f"all {len(offer.sites)}", key=f"set {record.name} only",
+        help="Rewrite one place only, to see what it does there.",
+    )  # fmt: skip
+
+
+def add(record: OptimizationRecord) -> None:
+    step = StepWords(record.name)
+    for parameter in record.parameters:
+        value = st.session_state.get(f"set {record.name} {parameter.name}", parameter.default)
+        step = step.with_setting(parameter.name, "" if value == parameter.default else str(value))
+    step = step.with_setting("only", st.session_state.get(f"set {record.name} only") or "")
+    pipeline = (*state.current().pipeline, step)
+    state.change(pipeline=pipeline)
+    take_step(len(pipeline) - 1)
+
+
+def take_places(name: str) -> None:
+    st.session_state["places"] = name
+
+
+# ---------------------------------------------------------------- the picture
+
+
+def picture(found: OptimizeResult) -> None:
+    """One step before and after; without any step, the graph as it is; on request, the places of an offer."""
+    places = next((offer for offer in found.offers if offer.optimization == st.session_state.get("places")), None)
+    index = chosen_step(len(found.steps))
+    if places and places.sites:
+        st.subheader(f"Where {places.optimization} applies", anchor=False)
+        one_graph(found.graphs[-1], dict.fromkeys(places.sites, "place"))
+    elif index < 0:
+        st.subheader("The graph as captured", anchor=False)
+        one_graph(found.graphs[0], {})
+        show.totals_table([("captured", found.graphs[0].totals)])
+    else:
+        step_view(found.steps[index], found.graphs[index], found.graphs[index + 1], index)
+        if len(found.steps) > 1:
+            st.subheader("The whole pipeline", anchor=False)
+            named = [(step.words, step.after) for step in found.steps]
+            show.totals_table([("captured", found.graphs[0].totals), *named])
+
+
+@st.fragment
+def one_graph(graph: GraphSnapshot, marks: dict[str, str]) -> None:
+    chosen = graph_view(graph, "graph alone", marks, HEIGHT + 60)
+    show.legend()
+    if chosen:
+        with st.container(border=True):
+            nodes.details(graph, chosen, "alone", lambda name: None)
+
+
+@st.fragment
+def step_view(step: StepRecord, before: GraphSnapshot, after: GraphSnapshot, index: int) -> None:
+    """Before and after side by side with what changed marked, then the numbers and the near-misses."""
+    st.subheader(f"Step {index + 1}: {step.optimization}", anchor=False)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        show.verdict(step.verdict)
+        show.diff(step.diff)
+    show.verdict_line(step.verdict)
+    for sentence in step.claim_broken:
+        st.warning(f"Against its claim: {show.sentence(sentence)}", icon=":material/warning:")
+    if not step.matches:
+        st.info("The step found no place to rewrite: before and after are the same graph.", icon=":material/info:")
+    left, right = st.columns(2, gap="small")
+    with left:
+        st.caption("**Before**")
+        chosen = graph_view(before, BEFORE, dict.fromkeys(step.diff.removed, "removed") | dict.fromkeys(step.diff.changed, "changed"), HEIGHT)
+    with right:
+        st.caption("**After**")
+        made = graph_view(after, AFTER, dict.fromkeys(step.diff.added, "added") | dict.fromkeys(step.diff.changed, "changed"), HEIGHT)
+    show.legend(marks=True)
+    details_of_both(before, after, chosen, made)
+    show.totals_table([("before", step.before), ("after", step.after)])
+    if step.misses:
+        st.markdown(f"**Why not here?** {show.plural(len(step.misses), 'near-miss')}. Choose a row to see the node before the step.")
+        focus(BEFORE, show.misses(step.misses, f"step misses {index}"))
+
+
+def details_of_both(before: GraphSnapshot, after: GraphSnapshot, chosen: str, made: str) -> None:
+    """The nodes chosen in the two panes, side by side."""
+    if not chosen and not made:
+        return
+    left, right = st.columns(2, gap="small", border=True)
+    with left:
+        nodes.details(before, chosen, "before", lambda name: focus_later(BEFORE, name))
+    with right:
+        nodes.details(after, made, "after", lambda name: focus_later(AFTER, name))
+    for pane in (BEFORE, AFTER):
+        if wish := st.session_state.get(f"wish {pane}"):
+            focus_node(pane, *wish)
+
+
+def focus_later(pane: str, name: str) -> None:
+    turn = st.session_state.get("turn", 0) + 1
+    st.session_state["turn"] = turn
+    st.session_state[f"wish {pane}"] = (name, turn)
+
+
+def focus(pane: str, name: str) -> None:
+    if name:
+        focus_node(f"{pane}", name, hash(name) & 0xFFFF)
+
+
+main()

@@ -1,0 +1,139 @@
+"""The charts: records in, Plotly figures out. Every title says counted or measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from graphs.lifetimes import memory_curve
+from graphs.record import GraphSnapshot
+from pages.ui import show
+from profiler.record import Measurement
+
+# Middle tones that hold on a light and on a dark page.
+FIRST, LAST, BETTER, WORSE, QUIET = "#7d8796", "#3f76c4", "#3d9463", "#c9574c", "#98a2b3"
+PHASE_TONES = {"forward": "#3f76c4", "loss": "#c2792a", "backward": "#8a5a9e", "recompute": "#3d9463", "update": "#7d8796"}
+
+
+def memory(graph: GraphSnapshot) -> go.Figure:
+    """Allocated bytes while each node runs, one colour per phase, with the peak marked."""
+    curve = memory_curve(graph.nodes, graph.outputs)
+    scale, unit = _scale(curve.peak)
+    figure = go.Figure()
+    for phase in dict.fromkeys(node.phase for node in graph.nodes):
+        figure.add_scatter(
+            x=list(range(len(curve.at))),
+            y=[at / scale if node.phase == phase else None for node, at in zip(graph.nodes, curve.at, strict=True)],
+            text=[node.name for node in graph.nodes],
+            name=phase,
+            mode="lines",
+            line={"shape": "hv", "width": 1.5, "color": PHASE_TONES.get(phase, QUIET)},
+            fill="tozeroy",
+            connectgaps=False,
+            hovertemplate=f"%{{text}}<br>%{{y:.2f}} {unit}<extra></extra>",
+        )
+    if curve.peak:
+        name = graph.nodes[curve.peak_position].name
+        figure.add_annotation(
+            x=curve.peak_position, y=curve.peak / scale, text=f"peak {show.size(curve.peak)} at {name}", arrowhead=2, ay=-28
+        )
+    _finish(figure, 340, f"Allocated memory, {unit} (counted)")
+    figure.update_xaxes(title="position in the order of execution")
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def times(measurement: Measurement, labels: Sequence[str]) -> go.Figure:
+    """Median time of every graph with its 95 % interval."""
+    scale, unit = (1000.0, "s") if max(t.median_ms for t in measurement.timings) >= 1000 else (1.0, "ms")
+    medians = [timing.median_ms / scale for timing in measurement.timings]
+    lows = [(timing.median_ms - timing.interval_ms[0]) / scale for timing in measurement.timings]
+    highs = [(timing.interval_ms[1] - timing.median_ms) / scale for timing in measurement.timings]
+    figure = go.Figure(
+        go.Bar(
+            y=_numbered(labels),
+            x=medians,
+            orientation="h",
+            marker_color=[FIRST, *[LAST] * (len(medians) - 1)],
+            error_x={"type": "data", "array": highs, "arrayminus": lows, "thickness": 1.6, "width": 5},
+            text=[show.milliseconds(timing.median_ms) for timing in measurement.timings],
+            textposition="inside",
+            insidetextanchor="start",
+            hovertemplate=f"%{{y}}: %{{x:.4g}} {unit}<extra></extra>",
+        )
+    )
+    _finish(figure, 110 + 42 * len(medians), f"Time of a run, {unit}: median and 95 % interval (measured)")
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(rangemode="tozero")
+    return figure
+
+
+def peaks(measurement: Measurement, counted: Sequence[int], labels: Sequence[str]) -> go.Figure:
+    """Peak memory of every graph: counted beside measured."""
+    measured = [timing.peak_bytes for timing in measurement.timings]
+    scale, unit = _scale(max([*measured, *counted, 1]))
+    figure = go.Figure()
+    for name, values, tone in (("counted", counted, QUIET), ("measured", measured, LAST)):
+        figure.add_bar(
+            y=_numbered(labels), x=[value / scale for value in values], orientation="h", name=name, marker_color=tone,
+            text=[show.size(value) for value in values], textposition="inside", insidetextanchor="start",
+        )  # fmt: skip
+    _finish(figure, 120 + 62 * len(measured), f"Peak memory, {unit}: counted and measured")
+    figure.update_layout(barmode="group", legend_traceorder="normal")
+    figure.update_yaxes(autorange="reversed")
+    return figure
+
+
+def waterfall(labels: Sequence[str], values: Sequence[float], title: str, unit: str) -> go.Figure:
+    """From the first graph to the last: what each step took away or added. `unit`: bytes, ms, FLOP or empty."""
+    scale, name = _scale(max(values)) if unit == "bytes" else (1.0, unit)
+    steps = [after - before for before, after in zip(values, values[1:], strict=False)]
+    texts = [_amount(values[0], unit), *[_signed(step, unit) for step in steps], _amount(values[-1], unit)]
+    figure = go.Figure(
+        go.Waterfall(
+            x=[*_numbered(labels), "result"],
+            y=[value / scale for value in (values[0], *steps, values[-1])],
+            measure=["absolute", *["relative"] * len(steps), "total"],
+            text=texts,
+            textposition="outside",
+            increasing_marker_color=WORSE,
+            decreasing_marker_color=BETTER,
+            totals_marker_color=FIRST,
+            connector_line={"color": QUIET, "width": 1},
+            hovertemplate="%{x}: %{text}<extra></extra>",
+        )
+    )
+    _finish(figure, 330, f"{title}, {name}" if name else title)
+    figure.update_yaxes(range=[0, max(values) / scale * 1.16 or 1])
+    return figure
+
+
+def _numbered(labels: Sequence[str]) -> list[str]:
+    """Labels told apart: two steps of the same name are two bars."""
+    return [label if index == 0 else f"{index}. {label}" for index, label in enumerate(labels)]
+
+
+def _amount(value: float, unit: str) -> str:
+    return show.milliseconds(value) if unit == "ms" else show.number(value, unit)
+
+
+def _signed(value: float, unit: str) -> str:
+    return "0" if not value else f"{'+' if value > 0 else '−'}{_amount(abs(value), unit)}"
+
+
+def _scale(largest: float) -> tuple[float, str]:
+    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if largest >= 1024**power:
+            return float(1024**power), unit
+    return 1.0, "B"
+
+
+def _finish(figure: go.Figure, height: int, title: str) -> None:
+    figure.update_layout(
+        title={"text": title, "font": {"size": 14}},
+        height=height,
+        margin={"l": 8, "r": 16, "t": 52, "b": 8},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"},
+        bargap=0.35,
+    )

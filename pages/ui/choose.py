@@ -1,0 +1,129 @@
+"""The sidebar: which model, with which options, in which mode. What is chosen goes into the URL."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+import jobs.client
+from jobs.experiment import DEVICES, MODES, Experiment
+from jobs.record import CatalogueResult, OptionRecord
+from pages.ui import state
+
+OWN = "source"
+OWN_TITLE = "Your own file …"
+FILE_NAME = "model.py"
+STARTER = '''\
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+
+    def forward(self, x):
+        return x + self.down(torch.relu(self.up(self.norm(x))))
+
+
+def model():
+    return nn.Sequential(Block(64), Block(64), nn.Linear(64, 10))
+
+
+def inputs():
+    return (torch.randn(8, 64),)
+
+
+def loss(outputs):  # optional; without it training takes the mean of the outputs
+    return outputs.logsumexp(-1).mean()
+'''
+
+
+def experiment(catalogue: CatalogueResult, shown: Experiment) -> None:
+    """Widgets for the experiment on screen; each change is written into the URL."""
+    with st.sidebar:
+        _model(catalogue, shown)
+        _widget("mode", shown.mode)
+        st.segmented_control("Mode", MODES, key="mode", on_change=_take_mode, required=True, help="Training adds the loss and the backward pass.")
+        if not shown.model.startswith("source/"):
+            for option in state.model_record(shown.model, catalogue).options:
+                _option(option, shown)
+        if catalogue.device.kind == "cuda" or shown.device != "auto":
+            _widget("device", shown.device)
+            st.segmented_control("Device", DEVICES, key="device", on_change=_take_device, required=True)
+        st.caption("This experiment in words, as in the address of this page:")
+        st.code(shown.words, language=None, wrap_lines=True)
+
+
+def own_file(shown: Experiment) -> None:
+    """The editor of the reader's own model; what is kept is named in the URL by its hash."""
+    kept = jobs.client.default_client().source(shown.model.removeprefix("source/"))
+    name, text = (FILE_NAME, STARTER) if kept is None else _name_and_text(kept)
+    with st.expander(f"Your file: {name}", expanded=True, icon=":material/edit:"):
+        st.markdown("Define `model()` and `inputs()`; add `loss(outputs)` for training. The file runs in a process of its own.")
+        with st.form("own file", border=False):
+            typed = st.text_area("Python", text, height=300, key=f"text {shown.model}", label_visibility="collapsed")
+            left, right = st.columns([1, 2], vertical_alignment="bottom")
+            uploaded = right.file_uploader("or take a file", type="py", label_visibility="collapsed")
+            if left.form_submit_button("Show its graph", type="primary", icon=":material/play_arrow:"):
+                if uploaded is not None:
+                    typed, name = uploaded.getvalue().decode("utf-8", errors="replace"), uploaded.name
+                _keep_source(typed, name)
+                st.rerun()
+
+
+def _model(catalogue: CatalogueResult, shown: Experiment) -> None:
+    titles = {model.name: model.title for model in catalogue.models} | {OWN: OWN_TITLE}
+    _widget("model", OWN if shown.model.startswith("source/") else shown.model)
+    st.selectbox("Model", list(titles), key="model", format_func=lambda name: titles[name], on_change=_take_model)
+    if not shown.model.startswith("source/"):
+        st.caption(state.model_record(shown.model, catalogue).summary)
+
+
+def _option(option: OptionRecord, shown: Experiment) -> None:
+    key = f"{shown.model} {option.name}"
+    text = dict(shown.options).get(option.name, option.default)
+    take = {"key": key, "on_change": _take_option, "args": (option, key), "help": option.meaning}
+    if option.choices:
+        _widget(key, text)
+        st.selectbox(option.name, option.choices, **take)
+    else:
+        _widget(key, int(text))
+        st.number_input(option.name, option.minimum, option.maximum, step=1, **take)
+
+
+def _widget(key: str, value: str | int) -> None:
+    """The URL decides what a widget shows."""
+    if st.session_state.get(key) != value:
+        st.session_state[key] = value
+
+
+def _take_model() -> None:
+    chosen = st.session_state["model"]
+    if chosen == OWN:
+        _keep_source(STARTER, FILE_NAME)
+    else:
+        state.change(model=chosen, options=(), pipeline=())
+
+
+def _take_mode() -> None:
+    state.change(mode=st.session_state["mode"] or MODES[0])
+
+
+def _take_device() -> None:
+    state.change(device=st.session_state["device"] or DEVICES[0])
+
+
+def _take_option(option: OptionRecord, key: str) -> None:
+    state.set_option(option, str(st.session_state[key]))
+
+
+def _keep_source(text: str, name: str) -> None:
+    digest = jobs.client.default_client().keep_source(text, name)
+    state.change(model=f"source/{digest}", options=(), pipeline=())
+
+
+def _name_and_text(kept: tuple[str, str]) -> tuple[str, str]:
+    return kept

@@ -1,0 +1,144 @@
+"""The nodes of a graph as a table, and one of them in detail: the graph's twin for keyboard and screen reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+import streamlit as st
+
+from graphs.record import GraphSnapshot, NodeRecord
+from pages.ui import show
+from pages.ui.graph_view.drawing import shape_text, short_target
+
+SHOWN_LINKS = 6
+
+Choose = Callable[[str], None]
+
+
+def table(graph: GraphSnapshot, key: str, choose: Choose) -> None:
+    """All nodes in execution order, narrowed down by text; choosing a row calls `choose` with the node's name."""
+    text = st.text_input(
+        "Filter",
+        key=f"{key} filter",
+        placeholder="Part of a name, operator, module, source … several words must all occur",
+        icon=":material/search:",
+        label_visibility="collapsed",
+    )
+    found = matching(graph.nodes, text)
+    st.caption(f"{len(found):,} of {show.plural(len(graph.nodes), 'node')}, in the order of execution. Choose a row to see it in the graph.")
+    st.dataframe(
+        frame(found),
+        key=key,
+        hide_index=True,
+        height=360,
+        selection_mode="single-row",
+        on_select=lambda: _chosen(key, found, choose),
+        column_config={
+            "output MiB": st.column_config.NumberColumn(format="%.3f", help="Size of what the node gives out."),
+            "moved MiB": st.column_config.NumberColumn(format="%.3f", help="Bytes read and written, counted."),
+            "MFLOP": st.column_config.NumberColumn(format="%.3f", help="Floating-point operations in millions, counted."),
+            "launches": st.column_config.NumberColumn(help="Kernels that run, counted."),
+        },
+    )
+
+
+def _chosen(key: str, found: Sequence[NodeRecord], choose: Choose) -> None:
+    rows = st.session_state[key]["selection"]["rows"]
+    if rows and rows[0] < len(found):
+        choose(found[rows[0]].name)
+
+
+def matching(nodes: Sequence[NodeRecord], text: str) -> list[NodeRecord]:
+    """Nodes in whose name, target, phase, module, role, shape or source every word occurs."""
+    words = text.lower().split()
+    if not words:
+        return list(nodes)
+    return [node for node in nodes if all(word in _searched(node) for word in words)]
+
+
+def _searched(node: NodeRecord) -> str:
+    source = f"{node.source.file}:{node.source.line} {node.source.text}" if node.source else ""
+    return " ".join((node.name, node.target, node.phase, node.module, node.role, shape_text(node), source)).lower()
+
+
+def frame(nodes: Sequence[NodeRecord]) -> pd.DataFrame:
+    """One row per node."""
+    return pd.DataFrame(
+        {
+            "node": [node.name for node in nodes],
+            "operator": [short_target(node.target) if node.op == "call_function" else node.op for node in nodes],
+            "phase": [node.phase for node in nodes],
+            "module": [node.module for node in nodes],
+            "role": [node.role for node in nodes],
+            "output": [shape_text(node) for node in nodes],
+            "output MiB": [node.bytes / 2**20 for node in nodes],
+            "launches": [node.cost.launches if node.cost.known else None for node in nodes],
+            "MFLOP": [node.cost.flops / 1e6 if node.cost.known else None for node in nodes],
+            "moved MiB": [node.cost.bytes_moved / 2**20 if node.cost.known else None for node in nodes],
+            "source": [f"{node.source.file}:{node.source.line}" if node.source else "" for node in nodes],
+        }
+    )
+
+
+def details(graph: GraphSnapshot, name: str, key: str, choose: Choose) -> None:
+    """Everything known of one node; its inputs and users are buttons."""
+    node = graph.by_name().get(name)
+    if node is None:
+        st.markdown(":gray[**No node chosen**]")
+        st.caption("Click a node in the graph, or choose a row of the table, and it is explained here.")
+        return
+    st.markdown(f"**`{node.name}`**")
+    st.caption(f"`{node.target}`" + (f" ( {node.detail} )" if node.detail else ""))
+    if node.source:
+        st.code(node.source.text.strip() or " ", language="python")
+        st.caption(f"{node.source.file}, line {node.source.line}")
+    st.markdown(facts(node))
+    users = [other.name for other in graph.nodes if node.name in other.inputs]
+    _links("Reads", list(dict.fromkeys(node.inputs)), f"{key} reads", choose)
+    _links("Read by", users, f"{key} read by", choose)
+    origins = [origin for origin in node.origins if origin != node.name]
+    if origins:
+        listed = ", ".join(f"`{origin}`" for origin in origins[:SHOWN_LINKS])
+        more = f" and {len(origins) - SHOWN_LINKS} more" if len(origins) > SHOWN_LINKS else ""
+        st.caption(f"Comes from the captured {'node' if len(origins) == 1 else 'nodes'} {listed}{more}.")
+
+
+def facts(node: NodeRecord) -> str:
+    """A node's properties as a Markdown table."""
+    rows = [
+        ("phase", node.phase),
+        ("module", f"`{node.module}`" if node.module else "the model itself"),
+        ("role", node.role),
+        ("shape", "several outputs" if node.shape is None else " × ".join(map(str, node.shape)) or "scalar"),
+        ("dtype", node.dtype),
+        ("size", show.size(node.bytes)),
+        ("memory", f"a view of `{node.storage}`" if node.storage != node.name else "its own"),
+    ]
+    if node.op == "call_function":
+        rows += _cost_rows(node)
+    lines = [f"| {title} | {text} |" for title, text in rows if text]
+    return "\n".join(["| | |", "|:--|:--|", *lines])
+
+
+def _cost_rows(node: NodeRecord) -> list[tuple[str, str]]:
+    cost = node.cost
+    if not cost.known:
+        return [("cost", "unknown: no rule prices this operator")]
+    return [
+        ("launches, counted", f"{cost.launches}"),
+        ("operations, counted", show.number(cost.flops, "FLOP")),
+        ("read, counted", show.size(cost.bytes_read)),
+        ("written, counted", show.size(cost.bytes_written)),
+    ]
+
+
+def _links(title: str, names: Sequence[str], key: str, choose: Choose) -> None:
+    if not names:
+        return
+    st.caption(f"{title} {len(names)}" if len(names) > 1 else title)
+    with st.container(horizontal=True, gap="small"):
+        for name in names[:SHOWN_LINKS]:
+            st.button(f"`{name}`", key=f"{key} {name}", type="tertiary", on_click=choose, args=(name,))
+        if len(names) > SHOWN_LINKS:
+            st.caption(f"and {len(names) - SHOWN_LINKS} more")

@@ -1,0 +1,256 @@
+"""The visual elements that pages share: problem box, verdict, tiles, tables, and how numbers are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import pandas as pd
+import streamlit as st
+
+from graphs.errors import FxscopeError
+from graphs.record import Diff, Totals
+from jobs.record import Problem
+from optimizers.record import MissRecord, StepRecord, Verdict
+
+KIND_TITLES = {
+    "RequestError": "The request does not make sense",
+    "SourceError": "The model's file cannot be used",
+    "CaptureError": "The model could not be turned into a graph",
+    "RewriteError": "An optimization went wrong",
+    "TooLargeError": "Too large for this machine",
+    "JobError": "The work did not finish",
+}
+
+
+class VerdictWords(NamedTuple):
+    text: str
+    icon: str
+    color: str
+    meaning: str
+
+
+VERDICTS = {
+    "bitwise": VerdictWords("same bits", ":material/check_circle:", "green", "Every output is equal to the last bit."),
+    "rounding": VerdictWords(
+        "same up to rounding", ":material/check_circle:", "green", "The outputs differ by no more than rounding explains."
+    ),
+    "approximate": VerdictWords(
+        "approximate", ":material/change_circle:", "orange", "The outputs differ by more than rounding, as this step announces."
+    ),
+    "refuted": VerdictWords("refuted", ":material/cancel:", "red", "The step changed the answers."),
+    "not run": VerdictWords("not verified", ":material/help:", "gray", "The step was not run."),
+}
+
+
+class Figure(NamedTuple):
+    """One counted total: its field in Totals, title, how it is written, and what it means."""
+
+    field: str
+    title: str
+    unit: str
+    meaning: str
+
+
+FIGURES = (
+    Figure("launches", "Launches", "", "Kernels that run, one per operator that is not a view."),
+    Figure("flops", "Operations", "FLOP", "Floating-point operations of all kinds; a multiply-add is two."),
+    Figure("bytes_moved", "Bytes moved", "bytes", "Read and written, if every operand crosses main memory once."),
+    Figure("peak_bytes", "Peak memory", "bytes", "Allocated by the graph at its worst moment, without parameters and inputs."),
+    Figure("nodes", "Nodes", "", "Nodes of the graph, inputs and output included."),
+)
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def size(count: float) -> str:
+    """Bytes with a binary unit: `1.9 GiB`."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(value) < 1024:
+            return f"{value:,.0f} B" if unit == "B" else f"{value:,.1f} {unit}"
+        value /= 1024
+    return f"{value:,.1f} TiB"
+
+
+def number(count: float, unit: str = "") -> str:
+    """`12,345` below a million, `1.23 M` above; with a unit the prefix goes to it: `1.23 GFLOP`."""
+    if unit == "bytes":
+        return size(count)
+    for limit, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if abs(count) >= limit:
+            return f"{count / limit:,.2f} {prefix}{unit}"
+    return f"{count:,.0f} {unit}".rstrip()
+
+
+def change(before: float, after: float) -> str:
+    """`−12 %`, `same`, `new`."""
+    if before == after:
+        return "same"
+    if not before:
+        return "new"
+    share = (after - before) / before * 100
+    digits = 0 if abs(share) >= 10 else 1
+    return f"{'+' if share > 0 else '−'}{abs(share):.{digits}f} %"
+
+
+def milliseconds(value: float) -> str:
+    """Three figures: `0.412 ms`, `12.3 ms`, `1.23 s`."""
+    if value >= 1000:
+        return f"{value / 1000:.2f} s"
+    return f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"
+
+
+def plural(count: int, word: str) -> str:
+    """`1 place`, `12 places`, `3 near-misses`."""
+    ending = "es" if word.endswith(("s", "ch")) else "s"
+    return f"{count:,} {word}{'' if count == 1 else ending}"
+
+
+# ---------------------------------------------------------------- boxes
+
+
+def opening(doc: str | None) -> None:
+    """A page's head: its docstring, first line as title."""
+    title, _, text = (doc or "").strip().partition("\n")
+    st.title(title, anchor=False)
+    st.markdown(text.strip())
+
+
+def as_problem(error: FxscopeError) -> Problem:
+    return Problem(type(error).__name__, error.what, error.where, error.help)
+
+
+def problem(problem: Problem, title: str = "", cancelled: bool = False) -> None:
+    """What went wrong, where, and the way out."""
+    title = "Cancelled" if cancelled else title or KIND_TITLES.get(problem.kind, "Something went wrong")
+    lines = [f"**{title}**", sentence(problem.what)]
+    if problem.where:
+        lines.append(f"Where: {problem.where}" if "`" in problem.where else f"Where: `{problem.where}`")
+    if problem.help:
+        lines.append(sentence(problem.help))
+    box, icon = (st.info, ":material/cancel:") if cancelled else (st.error, ":material/error:")
+    box("  \n".join(lines), icon=icon)
+
+
+def sentence(text: str) -> str:
+    text = text.strip()
+    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?", "…", ":")) else ".")
+
+
+@contextmanager
+def problems() -> Iterator[None]:
+    """A page's edge: errors of ours end in a problem box."""
+    try:
+        yield
+    except FxscopeError as error:
+        problem(as_problem(error))
+
+
+def verdict(verdict: Verdict) -> None:
+    """The verdict in words and with an icon; a refutation names the worst tensor."""
+    words = VERDICTS[verdict.kind]
+    if verdict.kind != "refuted":
+        st.badge(words.text, icon=words.icon, color=words.color, help=f"{words.meaning} {verdict.reason}".strip())  # pyright: ignore[reportArgumentType]
+        return
+    worst = verdict.worst
+    moved = f"Worst: `{worst.tensor}`, {error_text(verdict)}." if worst else verdict.reason
+    st.error(f"**Refuted: this step changed the answers.** {moved}", icon=words.icon)
+
+
+def error_text(verdict: Verdict) -> str:
+    """How far the worst tensor moved, against what rounding alone costs."""
+    if not verdict.worst:
+        return ""
+    return f"off by {verdict.worst.error:.2e} of its largest value; the unoptimized program is off by {verdict.worst.before_error:.2e}"
+
+
+def verdict_line(verdict: Verdict) -> None:
+    """How the verdict came about, one line."""
+    words = VERDICTS[verdict.kind]
+    parts = [words.meaning if not verdict.reason else sentence(verdict.reason)]
+    if verdict.tensors:
+        parts.append(f"{plural(verdict.tensors, 'tensor')} compared.")
+    if verdict.worst and verdict.kind != "refuted":
+        parts.append(f"Worst: `{verdict.worst.tensor}`, {error_text(verdict)}.")
+    st.caption(" ".join(parts))
+
+
+# ---------------------------------------------------------------- totals
+
+
+def tiles(totals: Totals) -> None:
+    """Counted totals, one tile each."""
+    for column, figure in zip(st.columns(len(FIGURES)), FIGURES, strict=True):
+        value = number(getattr(totals, figure.field), figure.unit)
+        column.metric(f"{figure.title} · counted", value, border=True, help=figure.meaning)
+    if totals.unknown:
+        st.caption(f":material/help: {plural(totals.unknown, 'node')} without a rule for cost; they count as unknown, not as free.")
+
+
+def totals_table(rows: Sequence[tuple[str, Totals]]) -> None:
+    """Counted totals of several graphs, one line each, with the change against the line above in words."""
+    table: list[dict[str, str]] = []
+    before: Totals | None = None
+    for title, totals in rows:
+        row = {"Graph": title}
+        for figure in FIGURES:
+            value = getattr(totals, figure.field)
+            text = number(value, figure.unit)
+            if before is not None and value != getattr(before, figure.field):
+                text += f"  ({change(getattr(before, figure.field), value)})"
+            row[f"{figure.title} (counted)"] = text
+        table.append(row)
+        before = totals
+    st.dataframe(pd.DataFrame(table), hide_index=True, width="stretch")
+
+
+def savings(step: StepRecord) -> str:
+    """What a step changed, one line of Markdown: `launches 120 → 96 · peak 1.2 GiB → 0.9 GiB`."""
+    parts = []
+    for figure in FIGURES[:4]:
+        before, after = getattr(step.before, figure.field), getattr(step.after, figure.field)
+        if before != after:
+            color = "green" if after < before else "orange"
+            name = figure.title.lower()
+            parts.append(f"{name} {number(before, figure.unit)} → {number(after, figure.unit)} :{color}[{change(before, after)}]")
+    return " · ".join(parts) or "counted totals unchanged"
+
+
+# ---------------------------------------------------------------- changes
+
+
+def diff(diff: Diff) -> None:
+    """How many nodes a step removed, added, changed and kept."""
+    st.markdown(
+        f":red[**− {len(diff.removed):,}** removed] &ensp; :green[**+ {len(diff.added):,}** added] &ensp; "
+        f":orange[**~ {len(diff.changed):,}** changed] &ensp; :gray[{diff.kept:,} kept]"
+    )
+
+
+def legend(marks: bool = False) -> None:
+    """How the graph is to be read."""
+    text = (
+        ":blue[▭ blue] multiplies matrices · ┄ dashed outline: a view, moves nothing · pill: parameter, buffer or input · ▾ leaves the graph. "
+        "Double click or ± opens a group; drag moves, wheel zooms, click selects."
+    )
+    if marks:
+        text = (
+            ":red[− dashed, struck through]: removed · :green[+ thick]: added · :orange[~ dotted]: changed; a closed group shows how many. "
+            + text
+        )
+    st.caption(text)
+
+
+def misses(misses: Sequence[MissRecord], key: str) -> str:
+    """Near-misses and why; returns the node of the row that is chosen."""
+    if not misses:
+        return ""
+    table = pd.DataFrame([{"Node": miss.node, "Why not here": miss.reason} for miss in misses])
+    event = st.dataframe(
+        table, hide_index=True, key=key, on_select="rerun", selection_mode="single-row", height=min(260, 40 + 35 * len(misses))
+    )
+    rows = event["selection"]["rows"]
+    return misses[rows[0]].node if rows and rows[0] < len(misses) else ""

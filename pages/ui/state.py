@@ -1,0 +1,159 @@
+"""The Experiment in the URL: what is on screen follows from the words there.
+
+The words of the last experiment that made sense are remembered in the session, so that switching pages keeps them and wrong words
+in the URL leave on screen what was there.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+import streamlit as st
+
+import jobs.client
+from graphs.errors import RequestError
+from jobs.experiment import Experiment, StepWords, from_pairs, parse
+from jobs.record import CatalogueResult, ModelRecord, OptionRecord
+from optimizers.record import OptimizationRecord, Parameter
+from pages.ui import show
+
+WORDS = "words"
+FIRST_CHOICE = "zoo/mlp"
+
+
+def experiment(catalogue: CatalogueResult) -> Experiment:
+    """What the URL asks for. Wrong words are explained at the top of the page, and the last right ones hold."""
+    given = [(key, value) for key in st.query_params for value in st.query_params.get_all(key)]
+    if not given:
+        return _keep(_last(catalogue), write=True)
+    try:
+        asked = from_pairs(given)
+        check(asked, catalogue)
+    except RequestError as error:
+        show.problem(show.as_problem(error), title="The address of this page asks for something that is not there")
+        kept = _last(catalogue)
+        st.caption(f"Shown instead: `{kept.words}`")
+        return kept
+    return _keep(asked, write=False)
+
+
+def current() -> Experiment:
+    """The experiment on screen; for callbacks."""
+    return parse(st.session_state[WORDS])
+
+
+def change(**fields: Any) -> None:
+    """Asks for another experiment: writes it into the URL. For callbacks; the rerun that follows shows it."""
+    _keep(msgspec.structs.replace(current(), **fields), write=True)
+
+
+def set_option(option: OptionRecord, value: str) -> None:
+    """Sets one option of the model; a default is left out of the words."""
+    kept = {key: text for key, text in current().options if key != option.name}
+    if value != option.default:
+        kept[option.name] = value
+    change(options=tuple(sorted(kept.items())))
+
+
+def _keep(chosen: Experiment, write: bool) -> Experiment:
+    st.session_state[WORDS] = chosen.words
+    if write:
+        st.query_params.from_dict(dict(parse_qsl(chosen.words, keep_blank_values=True)))
+    return chosen
+
+
+def _last(catalogue: CatalogueResult) -> Experiment:
+    names = [model.name for model in catalogue.models]
+    first = Experiment(FIRST_CHOICE if FIRST_CHOICE in names else names[0])
+    words = st.session_state.get(WORDS)
+    if not words:
+        return first
+    kept = parse(words)
+    try:
+        check(kept, catalogue)
+    except RequestError:
+        return first
+    return kept
+
+
+def check(asked: Experiment, catalogue: CatalogueResult) -> None:
+    """Refuses words that name nothing in the catalogue.
+
+    Raises:
+        RequestError: says which word, where it stands, and what there is instead.
+    """
+    if asked.model.startswith("source/"):
+        _check_source(asked)
+    else:
+        _check_options(asked, model_record(asked.model, catalogue))
+    known = {record.name: record for record in catalogue.optimizations}
+    for step in asked.pipeline:
+        if step.name not in known:
+            raise RequestError(f"there is no optimization `{step.name}`", where="pipeline", help=_nearest(step.name, list(known)))
+        _check_step(step, known[step.name])
+
+
+def model_record(name: str, catalogue: CatalogueResult) -> ModelRecord:
+    """The catalogue's entry of a zoo model.
+
+    Raises:
+        RequestError: there is none.
+    """
+    for model in catalogue.models:
+        if model.name == name:
+            return model
+    help = _nearest(name, [model.name for model in catalogue.models])
+    raise RequestError(f"there is no model `{name}`", where="model", help=help)
+
+
+def _check_source(asked: Experiment) -> None:
+    if jobs.client.default_client().source(asked.model.removeprefix("source/")) is None:
+        raise RequestError(
+            "the model's file is not kept on this machine",
+            where=f"model={asked.model[:18]}…",
+            help="Paste or upload the file again on the Explore page: choose “Your own file”.",
+        )
+
+
+def _check_options(asked: Experiment, model: ModelRecord) -> None:
+    known = {option.name: option for option in model.options}
+    for key, value in asked.options:
+        if key not in known:
+            help = _nearest(key, [*known, "mode", "pipeline", "device"])
+            raise RequestError(f"`{key}` is not an option of {model.name}", where=f"{key}={value}", help=help)
+        _check_value(known[key], value)
+
+
+def _check_value(option: OptionRecord, value: str) -> None:
+    if option.choices:
+        if value not in option.choices:
+            choices = ", ".join(option.choices)
+            raise RequestError(f"`{option.name}` cannot be `{value}`", where=f"{option.name}={value}", help=f"Choose one of: {choices}.")
+        return
+    _check_number(option.name, value, option.minimum, option.maximum)
+
+
+def _check_step(step: StepWords, record: OptimizationRecord) -> None:
+    known: dict[str, Parameter] = {parameter.name: parameter for parameter in record.parameters}
+    for key, value in step.settings:
+        if key == "only":
+            continue
+        if key not in known:
+            raise RequestError(f"`{key}` is not a setting of {step.name}", where="pipeline", help=_nearest(key, [*known, "only"]))
+        _check_number(key, value, known[key].minimum, known[key].maximum)
+
+
+def _check_number(name: str, value: str, minimum: int, maximum: int) -> None:
+    if not (value.isascii() and value.isdigit() and minimum <= int(value) <= maximum):
+        raise RequestError(
+            f"`{name}` cannot be `{value}`", where=f"{name}={value}", help=f"Choose a whole number from {minimum:,} to {maximum:,}."
+        )
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    listed = ", ".join(known[:12]) + (" …" if len(known) > 12 else "")
+    return (f"Did you mean {near[0]}? " if near else "") + f"There is: {listed}."

@@ -1,0 +1,113 @@
+"""Runs a job for a page: progress and a cancel button while it runs, a problem box when it fails, and the last good result meanwhile.
+
+The session remembers job ids only; results stay with the client.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TypeVar, cast
+
+import streamlit as st
+
+import jobs.client
+from graphs.errors import FxscopeError
+from jobs.record import Catalogue, CatalogueResult, JobState, Progress, Request, request_hash
+from pages.ui import show
+
+BUSY = ("queued", "running")
+PATIENCE_S = 0.6  # shorter work shows no progress bar
+
+R = TypeVar("R")
+
+
+def catalogue() -> CatalogueResult:
+    """What there is: models, optimizations, the device."""
+    return answer(Catalogue(), "catalogue", CatalogueResult)
+
+
+def answer(request: Request, slot: str, kind: type[R]) -> R:
+    """The job's result, or the last good one of this slot while there is none. Stops the page if there is neither.
+
+    Args:
+        slot: names the place on the page whose last result may stand in.
+        kind: the type that the request's result has.
+    """
+    job_id = request_hash(request)
+    state = _started(request, job_id, slot)
+    if state.status == "done":
+        try:
+            result = jobs.client.default_client().result(job_id)
+            st.session_state[f"good {slot}"] = job_id
+            return cast(R, result)
+        except FxscopeError as error:
+            state = JobState("failed", problem=show.as_problem(error))
+    if state.status in BUSY:
+        _watch(job_id, slot)
+    elif state.problem:
+        show.problem(state.problem, cancelled=state.status == "cancelled")
+        st.button("Try again", key=f"again {slot}", on_click=_forget, args=(slot,), icon=":material/refresh:")
+    return _last_good(slot, kind)
+
+
+def is_kept(request: Request) -> bool:
+    """Is the result there already?"""
+    return jobs.client.default_client().state(request_hash(request)).status == "done"
+
+
+def is_asked(request: Request, slot: str) -> bool:
+    """Did the reader ask for this very thing in this session?"""
+    return st.session_state.get(f"asked {slot}") == request_hash(request)
+
+
+def ask(request: Request, slot: str, fresh: bool = False) -> None:
+    """Asks for work that is not begun without being asked; for callbacks."""
+    st.session_state[f"asked {slot}"] = request_hash(request)
+    try:
+        jobs.client.default_client().submit(request, fresh=fresh)
+    except FxscopeError:  # shown by the page, which asks again
+        _forget(slot)
+
+
+def _started(request: Request, job_id: str, slot: str) -> JobState:
+    """Where the job stands, begun if need be. A job that failed under the reader's eyes is not begun again unasked."""
+    client = jobs.client.default_client()
+    state = client.state(job_id)
+    if state.status == "done" or (state.status not in BUSY and is_asked(request, slot)):
+        return state
+    try:
+        st.session_state[f"asked {slot}"] = client.submit(request)
+    except FxscopeError as error:
+        return JobState("failed", problem=show.as_problem(error))
+    give_up = time.monotonic() + PATIENCE_S
+    while (state := client.state(job_id)).status in BUSY and time.monotonic() < give_up:
+        time.sleep(0.03)
+    return state
+
+
+@st.fragment(run_every=0.4)
+def _watch(job_id: str, slot: str) -> None:
+    client = jobs.client.default_client()
+    state = client.state(job_id)
+    if state.status not in BUSY:
+        st.rerun()
+    progress = state.progress or Progress("waiting", 0.0)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.progress(min(1.0, max(0.0, progress.share)), text=f"{progress.text[:1].upper()}{progress.text[1:]} …")
+        st.button("Cancel", key=f"cancel {slot}", on_click=client.cancel, args=(job_id,), icon=":material/close:")
+
+
+def _last_good(slot: str, kind: type[R]) -> R:
+    good = st.session_state.get(f"good {slot}")
+    if good:
+        try:
+            result = cast(R, jobs.client.default_client().result(good))
+            st.caption("Below: the last result that worked.")
+            return result
+        except FxscopeError:  # forgotten since: nothing to fall back on
+            pass
+    st.stop()
+
+
+def _forget(slot: str) -> None:
+    st.session_state.pop(f"asked {slot}", None)
