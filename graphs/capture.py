@@ -53,9 +53,16 @@ class _Loss(nn.Module):
 
     def forward(self, outputs: Any) -> Tensor:
         if self.function is not None:
-            return self.function(outputs)
+            return _one_number(self.function(outputs))
         first = next(value for value in _tensors_in(outputs) if value.is_floating_point())
         return first.square().mean()
+
+
+def _one_number(loss: Any) -> Tensor:
+    if isinstance(loss, Tensor) and loss.numel() == 1 and loss.is_floating_point():
+        return loss.reshape(())
+    what = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+    raise CaptureError(f"loss(outputs) returned {what}, not one number", where="loss", help="Reduce it: loss.mean() or loss.sum().")
 
 
 class _Training(nn.Module):
@@ -90,11 +97,7 @@ def capture(source: ModelSource, mode: str, device: str) -> Capture:
         SourceError: the source itself fails (from the source).
     """
     start = time.perf_counter()
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
-    with fake:
-        model, args = source.build(), source.inputs()
-        if device != "cpu":
-            model, args = model.to(device), pytree.tree_map_only(Tensor, lambda value: value.to(device), args)
+    model, args, refused = _built(source, device)
     model.train(mode == "training")
     wrapper = _Training(model, source.loss) if mode == "training" else _Inference(model)
     for parameter in wrapper.parameters():
@@ -106,7 +109,23 @@ def capture(source: ModelSource, mode: str, device: str) -> Capture:
     mark_origins(joint.graph)
     spare = {_short(name): value for name, value in exported.named_buffers(remove_duplicate=False)}
     program = Program(joint, inputs, outputs, _tensor_maker(source, inputs, joint, spare), mode, device)
-    return Capture(program, _report(program, model, time.perf_counter() - start))
+    return Capture(program, _report(program, model, time.perf_counter() - start, refused))
+
+
+def _built(source: ModelSource, device: str) -> tuple[nn.Module, tuple[Any, ...], tuple[str, ...]]:
+    """Model and inputs under fake tensors; built for real where the model does not allow that (it calls `.half()`, reads a file …)."""
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device):
+            return source.build(), source.inputs(), ()
+    except Exception as error:
+        refused = f"built for real, since under fake tensors: {type(error).__name__}: {str(error)[:200]}"
+    try:
+        model, args = source.build().to(device), source.inputs()
+    except FxscopeError:
+        raise
+    except Exception as error:
+        raise _explained(error, source) from error
+    return model, pytree.tree_map_only(Tensor, lambda value: value.to(device), args), (refused,)
 
 
 def _trace(wrapper: nn.Module, args: tuple[Any, ...], source: ModelSource, mode: str) -> tuple[fx.GraphModule, nn.Module]:
@@ -236,7 +255,7 @@ def _seed_dtype(joint: fx.GraphModule, inputs: tuple[InputSpec, ...]) -> torch.d
     return next((n.meta["val"].dtype for n in joint.graph.nodes if n.name in seeds), torch.float32)
 
 
-def _report(program: Program, model: nn.Module, seconds: float) -> CaptureReport:
+def _report(program: Program, model: nn.Module, seconds: float, refused: tuple[str, ...]) -> CaptureReport:
     nodes = [node for node in program.gm.graph.nodes if node.op == "call_function"]
     share = 1 / max(1, len(nodes))
     return CaptureReport(
@@ -246,4 +265,5 @@ def _report(program: Program, model: nn.Module, seconds: float) -> CaptureReport
         seconds=seconds,
         with_source=share * sum(node.meta["origin"].source is not None for node in nodes),
         with_module=share * sum(bool(node.meta["origin"].module) for node in nodes),
+        refused=refused,
     )

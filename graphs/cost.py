@@ -37,7 +37,7 @@ MOVES = (
     aten.empty_strided, aten.eye, aten.linspace, aten.unfold_backward, aten.as_strided_scatter, aten.diagonal_scatter, aten.split_with_sizes_copy,
 )  # fmt: skip
 # Operators that read only the rows they select.
-GATHERS = (aten.embedding, aten.gather, aten.index, aten.index_select, aten.take_along_dim)
+GATHERS = (aten.embedding, aten.gather, aten.index, aten._unsafe_index, aten.index_select, aten.take_along_dim)
 SCATTERS = (
     aten.embedding_dense_backward,
     aten.scatter,

@@ -1,0 +1,68 @@
+"""A chain of linear layers with ReLU: the first example of every lecture on backward and memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from graphs.zoo.base import BATCH, DTYPE, Option, Settings, ZooModel
+
+
+class Chain(nn.Module):
+    """depth × (linear, ReLU), all of one width."""
+
+    def __init__(self, depth: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return x
+
+
+class Mlp(nn.Module):
+    """Linear, ReLU, …, linear; returns the prediction with the target, which the loss compares."""
+
+    def __init__(self, depth: int, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.head = nn.Linear(width, 1)
+
+    def forward(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        for layer in self.hidden:
+            x = torch.relu(layer(x))
+        return self.head(x), target
+
+
+def _rows(settings: Settings) -> Tensor:
+    return torch.randn(settings.number("batch"), settings.number("width"), dtype=settings.dtype)
+
+
+def _mse(outputs: tuple[Tensor, Tensor]) -> Tensor:
+    prediction, target = outputs
+    return nn.functional.mse_loss(prediction, target)
+
+
+DEPTH = Option("depth", 4, "number of layers", maximum=1000)
+WIDTH = Option("width", 64, "features of a layer", maximum=16384)
+BATCH_32 = Option("batch", 32, BATCH.meaning)
+MODELS = (
+    ZooModel(
+        "chain",
+        "Chain of linear + ReLU",
+        "Depth and width as you like: the simplest graph whose training memory grows with depth.",
+        (BATCH_32, DEPTH, WIDTH, DTYPE),
+        lambda s: Chain(s.number("depth"), s.number("width")),
+        lambda s: (_rows(s),),
+    ),
+    ZooModel(
+        "mlp",
+        "Multilayer perceptron",
+        "A regression network with the mean squared error of its prediction.",
+        (BATCH_32, DEPTH, WIDTH, DTYPE),
+        lambda s: Mlp(s.number("depth"), s.number("width")),
+        lambda s: (_rows(s), torch.randn(s.number("batch"), 1, dtype=s.dtype)),
+        _mse,
+    ),
+)
