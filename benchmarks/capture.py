@@ -47,7 +47,8 @@ def seconds(work: Callable[[ModelSource], None], source: ModelSource) -> float:
 def compare(name: str, options: Mapping[str, str]) -> str:
     """One line: CPU seconds of both (median) and the median ratio of the rounds."""
     source = zoo_source(name, options)
-    seconds(bare, source), seconds(whole, source)
+    for work in (bare, whole):  # warm up
+        seconds(work, source)
     pairs = []
     for round_ in range(ROUNDS):
         works = [bare, whole] if round_ % 2 else [whole, bare]

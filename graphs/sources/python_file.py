@@ -26,7 +26,7 @@ def file_source(text: str, shown_path: str) -> ModelSource:
     for name in ("model", "inputs"):
         if not callable(scope.get(name)):
             raise SourceError(f"the file has no function {name}()", where=shown_path, help=EXAMPLE)
-    loss = scope.get("loss")
+    loss: Any = scope.get("loss")
     if loss is not None and not callable(loss):
         raise SourceError(
             "`loss` is not a function", where=shown_path, help="Define loss(outputs) that returns one number, or leave it out."

@@ -87,7 +87,7 @@ def _vit(settings: Settings) -> nn.Module:
     divides(settings.number("image"), 16, "patches")
     config = ViTConfig(
         num_hidden_layers=settings.number("layers"), hidden_size=width, intermediate_size=4 * width, num_attention_heads=heads,
-        image_size=settings.number("image"), patch_size=16, num_labels=1000,
+        image_size=settings.number("image"), patch_size=16, num_labels=1000,  # type: ignore[call-arg]
         hidden_dropout_prob=drop, attention_probs_dropout_prob=drop, **COMMON,
     )  # fmt: skip
     return WithLabels(ViTForImageClassification(config), "pixel_values")
