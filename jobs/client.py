@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import hashlib
 import os
+import sqlite3
 import threading
 import time
 from collections import OrderedDict
@@ -76,7 +77,11 @@ class Client:
 
     def __init__(self, data_dir: Path | None = None) -> None:
         self._folder = (data_dir or Path(os.environ.get("FXSCOPE_DATA") or ROOT / "data")).absolute()
-        self._store = Store(self._folder)
+        try:
+            self._store = Store(self._folder)
+        except (OSError, sqlite3.Error) as error:
+            way_out = "Set FXSCOPE_DATA to a folder that can be written."
+            raise JobError(f"results cannot be kept: {error}", where=str(self._folder), help=way_out) from error
         self._changed = threading.Condition(threading.RLock())
         self._jobs: OrderedDict[str, _Job] = OrderedDict()
         self._queue: list[_Job] = []
@@ -316,9 +321,9 @@ class Client:
         return problem
 
     def _ready_worker(self, job: _Job) -> WorkerProcess:
-        """The living worker of this version of the code, or a new one."""
+        """The worker if it lives and suits the job, or a new one."""
         with self._changed:
-            if self._worker and not (self._worker.alive() and self._worker.version == job.version):
+            if self._worker and not self._worker.suits(job.task, job.version):
                 self._drop_worker()
             if self._worker is None:
                 self._worker = WorkerProcess(self._folder / "scratch", job.version)

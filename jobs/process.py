@@ -30,11 +30,12 @@ class WorkerProcess:
 
     Args:
         scratch: the folder it runs in.
-        version: the code's version at its start; the client replaces a worker of another version.
+        version: the code's version at its start.
     """
 
     def __init__(self, scratch: Path, version: str) -> None:
-        self.version = version
+        self._version = version
+        self._files: set[str] = set()
         scratch.mkdir(parents=True, exist_ok=True)
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
@@ -58,12 +59,17 @@ class WorkerProcess:
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    def suits(self, task: Task, version: str) -> bool:
+        """May it do this task? Not with other code, nor after another model's file, which may have changed torch itself."""
+        return self.alive() and version == self._version and self._files <= task.sources.keys()
+
     def send(self, task: Task) -> None:
         """Hands over a task.
 
         Raises:
             OSError: the worker is gone.
         """
+        self._files |= task.sources.keys()
         write_frame(cast(BinaryIO, self._process.stdin), msgspec.msgpack.encode(task))
 
     def receive(self, deadline: float) -> bytes | None:

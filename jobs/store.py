@@ -89,6 +89,8 @@ class Store:
     def _prepare(self) -> None:
         with self._open() as index:
             index.execute("PRAGMA journal_mode=WAL")
+            if index.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                raise sqlite3.DatabaseError("the index is damaged")
             index.execute(SCHEMA)
 
     @contextlib.contextmanager

@@ -12,6 +12,8 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
+from profiler.processor import processor_name
+
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("graphs", "optimizers", "profiler", "jobs")
 PACKAGES = ("torch", "torchvision", "transformers", "numpy", "onnx")
@@ -53,13 +55,3 @@ def _machine() -> tuple[str, ...]:
     """What tells one machine from another without torch: processor, cores, and the GPUs that the driver lists."""
     gpus = sorted(str(path) for path in Path("/proc/driver/nvidia/gpus").glob("*"))
     return (processor_name(), str(len(os.sched_getaffinity(0))), *gpus)
-
-
-def processor_name() -> str:
-    """The processor's name as the kernel gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())

@@ -24,6 +24,7 @@ import msgspec
 from graphs.errors import FxscopeError
 from jobs.frames import read_frame, write_frame
 from jobs.record import Crash, Done, Empty, Message, Problem, Progress, Result, Sleep, Task
+from profiler.processor import usable_processors
 
 PR_SET_PDEATHSIG = 1
 MESSAGE_CHARACTERS = 400
@@ -52,14 +53,14 @@ def main() -> None:
 def _answer(task: Task, send: Callable[[Message], None]) -> bool:
     """Does one task and sends its outcome; False when this process is no good for another."""
     try:
-        result = _perform(task, send)
+        done = Done(msgspec.Raw(msgspec.msgpack.encode(_perform(task, send))))
     except FxscopeError as error:
         send(Problem(type(error).__name__, error.what, error.where, error.help))
     except BaseException as error:  # SystemExit too: a model's file may call exit()
         send(unexpected(error))
         return "CUDA error" not in str(error)  # after which every call on the device fails
     else:
-        send(Done(msgspec.Raw(msgspec.msgpack.encode(result))))
+        send(done)
     return True
 
 
@@ -127,16 +128,6 @@ def _die_with_parent() -> None:
 def _limit_threads() -> None:
     """As many compute threads as processors that this process may use; a container's quota counts, torch ignores it."""
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_processors()))
-
-
-def usable_processors() -> int:
-    """Processors of the affinity mask, or of the cgroup's quota where that is smaller."""
-    allowed = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(allowed, int(quota) // int(period)))
-    except (OSError, ValueError):
-        return allowed
 
 
 if __name__ == "__main__":

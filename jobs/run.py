@@ -1,0 +1,195 @@
+"""Requests -> results, inside the worker: captures, applies, measures, and remembers what it made.
+
+Captured programs stay alive, and beside each the program after every prefix of a pipeline, so that one more step costs one
+step. What does not fit is forgotten, least recently used first; one judge is kept, for it holds the model's weights.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from graphs.capture import Capture, capture
+from graphs.errors import RequestError, TooLargeError
+from graphs.program import Program
+from graphs.record import GraphSnapshot
+from graphs.snapshot import snapshot
+from graphs.sources.base import ModelSource
+from graphs.sources.python_file import file_source
+from graphs.sources.zoo import zoo_models, zoo_source
+from graphs.zoo.base import Option, ZooModel
+from jobs.experiment import Experiment, parse
+from jobs.record import (
+    Catalogue,
+    CatalogueResult,
+    Explore,
+    ExploreResult,
+    Measure,
+    MeasureResult,
+    ModelRecord,
+    Optimize,
+    OptimizeResult,
+    OptionRecord,
+    Progress,
+    Request,
+    Result,
+)
+from optimizers.catalog import catalog, named, parse_settings
+from optimizers.pipeline import Applied, apply, offers
+from optimizers.verify import Judge
+from profiler.devices import detect, resolve
+from profiler.measure import measure
+from profiler.peak import check_fits
+from profiler.record import Measurement
+
+KEPT_CAPTURES = 4
+KEPT_PREFIXES = 24
+CAPTURED = "captured"
+
+Tell = Callable[[Progress], None]
+Sources = Mapping[str, tuple[str, str]]
+
+
+@dataclass
+class Live:
+    """A captured program and the programs after prefixes of pipelines, by their words."""
+
+    captured: Capture
+    snapshot: GraphSnapshot
+    prefixes: OrderedDict[tuple[str, ...], Applied] = field(default_factory=OrderedDict)
+    judge: Judge | None = None
+
+    @property
+    def program(self) -> Program:
+        return self.captured.program
+
+
+_live: OrderedDict[tuple[str, str], Live] = OrderedDict()
+
+
+def perform(request: Request, sources: Sources, on_progress: Tell) -> Result:
+    """Does what a request asks for.
+
+    Args:
+        sources: the model files that the request may name: sha256 -> (name to show, text).
+
+    Raises:
+        FxscopeError: the request is wrong, or cannot be done on this machine.
+    """
+    if isinstance(request, Catalogue):
+        return _catalogue()
+    if not isinstance(request, Explore | Optimize | Measure):
+        raise RequestError(f"{type(request).__name__} is not a request about a model", help="Ask the worker itself.")
+    experiment = parse(request.words)
+    _check_steps(experiment)
+    live = _captured(experiment, sources, on_progress)
+    if isinstance(request, Explore):
+        return ExploreResult(live.captured.report, live.snapshot)
+    applied = _applied(experiment, live, on_progress, 0.4 if isinstance(request, Measure) else 0.9)
+    if isinstance(request, Measure):
+        return MeasureResult(_measured(experiment, live, applied, request.every_step, on_progress))
+    on_progress(Progress("looking for what else could be done", 0.92))
+    last = applied[-1].program if applied else live.program
+    graphs = (live.snapshot, *(one.snapshot for one in applied))
+    return OptimizeResult(live.captured.report, graphs, tuple(one.step for one in applied), offers(last))
+
+
+def _catalogue() -> CatalogueResult:
+    models = tuple(_model_record(model) for model in zoo_models().values())
+    optimizations = tuple(optimization.record for optimization in catalog().values())
+    return CatalogueResult(models, optimizations, detect(resolve("auto")))
+
+
+def _model_record(model: ZooModel) -> ModelRecord:
+    options = tuple(_option_record(option) for option in model.options)
+    code = inspect.getsource(sys.modules[model.model.__module__])
+    return ModelRecord(f"zoo/{model.name}", model.title, model.summary, options, code)
+
+
+def _option_record(option: Option) -> OptionRecord:
+    return OptionRecord(option.name, str(option.default), option.meaning, tuple(option.choices), option.minimum, option.maximum)
+
+
+def _check_steps(experiment: Experiment) -> None:
+    """A wrong last step must not be reported after minutes of work on the first."""
+    for step in experiment.pipeline:
+        parse_settings(named(step.name), dict(step.settings))
+
+
+def _captured(experiment: Experiment, sources: Sources, tell: Tell) -> Live:
+    device = resolve(experiment.device)
+    key = (experiment.prefix(0).words, device)
+    if key not in _live:
+        tell(Progress("capturing the graph", 0.05))
+        captured = capture(_source(experiment, sources), experiment.mode, device)
+        tell(Progress("counting costs", 0.25))
+        _live[key] = Live(captured, snapshot(captured.program))
+        if len(_live) > KEPT_CAPTURES:
+            _live.popitem(last=False)
+            gc.collect()
+    _live.move_to_end(key)
+    return _live[key]
+
+
+def _source(experiment: Experiment, sources: Sources) -> ModelSource:
+    kind, _, name = experiment.model.partition("/")
+    options = dict(experiment.options)
+    if kind == "zoo":
+        return zoo_source(name, options)
+    if name not in sources:
+        raise RequestError(f"there is no model `{experiment.model}`", where="model", help="Write model=zoo/NAME.")
+    if options:
+        word = next(iter(options))
+        raise RequestError(f"a model's file has no option `{word}`", where=word, help="Set it in the file.")
+    shown, text = sources[name]
+    return file_source(text, shown)
+
+
+def _applied(experiment: Experiment, live: Live, tell: Tell, share: float) -> list[Applied]:
+    """Every step of the pipeline in turn; those done before are remembered."""
+    steps = experiment.pipeline
+    done: list[Applied] = []
+    for index, step in enumerate(steps):
+        words = tuple(one.words for one in steps[: index + 1])
+        if words not in live.prefixes:
+            tell(Progress(f"applying {step.name} and verifying it", 0.3 + (share - 0.3) * index / len(steps)))
+            before = done[-1] if done else None
+            program, graph = (before.program, before.snapshot) if before else (live.program, live.snapshot)
+            live.prefixes[words] = apply(program, graph, step.name, dict(step.settings), _judge(live))
+        live.prefixes.move_to_end(words)
+        done.append(live.prefixes[words])
+    while len(live.prefixes) > max(KEPT_PREFIXES, len(steps)):
+        live.prefixes.popitem(last=False)
+    return done
+
+
+def _judge(live: Live) -> Judge:
+    if live.judge is None:
+        _forget_judges()
+        live.judge = Judge(live.program)
+    return live.judge
+
+
+def _forget_judges() -> None:
+    for live in _live.values():
+        live.judge = None
+    gc.collect()
+
+
+def _measured(experiment: Experiment, live: Live, applied: list[Applied], every_step: bool, tell: Tell) -> Measurement:
+    """The captured graph and the last one, or those after every step, side by side."""
+    chosen = applied if every_step else applied[-1:]
+    words = [step.words for step in experiment.pipeline]
+    labels = [CAPTURED, *(words if every_step else words[-1:])]
+    programs = [live.program, *(one.program for one in chosen)]
+    peak = max([live.snapshot.totals.peak_bytes, *(one.snapshot.totals.peak_bytes for one in chosen)])
+    try:
+        check_fits(live.program, peak)
+    except TooLargeError:
+        _forget_judges()
+        check_fits(live.program, peak)
+    return measure(programs, labels, on_progress=lambda text, share: tell(Progress(text, 0.4 + 0.6 * share)))

@@ -1,0 +1,99 @@
+"""Peak memory of one run: the most bytes that the graph holds at once above what was there before it ran.
+
+Outputs are included; parameters, buffers and inputs are not: they are there before. On CUDA the allocator counts (in its
+blocks of 512 bytes). On the CPU every storage that an operator returns is counted when it appears and until it is freed;
+workspaces inside an operator are not seen.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from graphs.errors import TooLargeError
+from graphs.program import Program
+from profiler.devices import free_bytes
+
+GIB = 1 << 30
+
+
+def peak_bytes(program: Program, inputs: Sequence[Tensor], seed: int = 0) -> int:
+    """Runs the graph once and returns its peak."""
+    gc.collect()  # garbage of earlier runs must neither count nor be freed in the middle
+    torch.manual_seed(seed)
+    measured = _on_cuda if program.device == "cuda" else _on_cpu
+    with torch.no_grad():
+        return measured(lambda: program.gm(*inputs), [*inputs, *program.gm.buffers(), *program.gm.parameters()])
+
+
+def check_fits(program: Program, counted_peak_bytes: int) -> None:
+    """Raises TooLargeError when the inputs and the counted peak exceed the memory that is free on the device."""
+    inputs, have = program.input_bytes(), free_bytes(program.device)
+    need = inputs + counted_peak_bytes
+    if need > have:
+        what = (
+            f"running the graph needs {need / GIB:.1f} GiB ({inputs / GIB:.1f} GiB of parameters and inputs and "
+            f"{counted_peak_bytes / GIB:.1f} GiB while it runs); {have / GIB:.1f} GiB are free"
+        )
+        way_out = "Take a smaller batch, sequence or model; the counted numbers need no memory."
+        raise TooLargeError(what, where=program.device, help=way_out)
+
+
+class StorageTracker(TorchDispatchMode):
+    """Counts the bytes of every storage that operators make, from when it appears until it is freed.
+
+    Args:
+        existing: tensors whose storages were there before and do not count.
+    """
+
+    def __init__(self, existing: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen: set[int] = {value.untyped_storage()._cdata for value in existing}
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in pytree.tree_leaves(result):
+            if isinstance(value, Tensor):
+                self._count(value.untyped_storage())
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        identity, size = storage._cdata, storage.nbytes()
+        if identity in self._seen:
+            return
+        self._seen.add(identity)
+        self.now += size
+        # The storage's Python object lives as long as its memory, so its end is the memory's end.
+        weakref.finalize(storage, self._freed, identity, size).atexit = False
+
+    def _freed(self, identity: int, size: int) -> None:
+        self._seen.discard(identity)
+        self.now -= size
+
+
+def _on_cpu(run: Callable[[], Any], existing: Iterable[Tensor]) -> int:
+    with StorageTracker(existing) as tracker:
+        outputs = run()
+    del outputs
+    return tracker.peak
+
+
+def _on_cuda(run: Callable[[], Any], existing: Iterable[Tensor]) -> int:
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    outputs = run()
+    torch.cuda.synchronize()
+    del outputs
+    return torch.cuda.max_memory_allocated() - before
