@@ -51,7 +51,9 @@ def ask(experiment: Experiment) -> bool:
     """The button and its toggle; returns whether every step is to be measured."""
     with st.container(horizontal=True, vertical_alignment="center"):
         button = st.container(width="content")
-        every_step = st.toggle("every step", key="every step", help="Measure the graph after each step as well, not only the first and the last.")
+        every_step = st.toggle(
+            "every step", key="every step", help="Measure the graph after each step as well, not only the first and the last."
+        )
         request = Measure(experiment.words, every_step)
         again = work.is_kept(request)
         button.button(
@@ -91,7 +93,9 @@ def measured_part(measurement: Measurement, labels: Sequence[str], totals: Seque
         medians = [timing.median_ms for timing in measurement.timings]
         left.plotly_chart(charts.waterfall(shown, medians, "Time by step (measured)", "ms"), key="time", config={"displaylogo": False})
         held = [float(timing.peak_bytes) for timing in measurement.timings]
-        right.plotly_chart(charts.waterfall(shown, held, "Peak memory by step (measured)", "bytes"), key="held", config={"displaylogo": False})
+        right.plotly_chart(
+            charts.waterfall(shown, held, "Peak memory by step (measured)", "bytes"), key="held", config={"displaylogo": False}
+        )
     st.dataframe(side_by_side(measurement, shown, counts), hide_index=True)
     device = measurement.device
     runs = " and ".join(sorted({f"{timing.runs}" for timing in measurement.timings}))

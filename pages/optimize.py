@@ -62,8 +62,24 @@ def step_card(experiment: Experiment, index: int, step: StepWords, record: StepR
     last = len(experiment.pipeline) - 1
     with st.container(horizontal=True, gap="small"):
         st.button("Show", key=f"show {index}", on_click=take_step, args=(index,), disabled=record is None, icon=":material/visibility:")
-        st.button("", key=f"up {index}", on_click=move, args=(index, index - 1), disabled=index == 0, icon=":material/arrow_upward:", help="Move up")
-        st.button("", key=f"down {index}", on_click=move, args=(index, index + 1), disabled=index == last, icon=":material/arrow_downward:", help="Move down")
+        st.button(
+            "",
+            key=f"up {index}",
+            on_click=move,
+            args=(index, index - 1),
+            disabled=index == 0,
+            icon=":material/arrow_upward:",
+            help="Move up",
+        )
+        st.button(
+            "",
+            key=f"down {index}",
+            on_click=move,
+            args=(index, index + 1),
+            disabled=index == last,
+            icon=":material/arrow_downward:",
+            help="Move down",
+        )
         st.button("", key=f"remove {index}", on_click=remove, args=(index,), icon=":material/delete:", help="Remove this step")
 
 
@@ -153,7 +169,12 @@ def settings(record: OptimizationRecord, offer: Offer) -> None:
     """The step's parameters, and whether it acts on one place only."""
     for parameter in record.parameters:
         st.number_input(
-            parameter.name, parameter.minimum, parameter.maximum, parameter.default, help=parameter.meaning, key=f"set {record.name} {parameter.name}"
+            parameter.name,
+            parameter.minimum,
+            parameter.maximum,
+            parameter.default,
+            help=parameter.meaning,
+            key=f"set {record.name} {parameter.name}",
         )
     st.selectbox(
         "Places", ["", *offer.sites], format_func=lambda site: site or f"all {len(offer.sites)}", key=f"set {record.name} only",
@@ -222,7 +243,9 @@ def step_view(step: StepRecord, before: GraphSnapshot, after: GraphSnapshot, ind
     left, right = st.columns(2, gap="small")
     with left:
         st.caption("**Before**")
-        chosen = graph_view(before, BEFORE, dict.fromkeys(step.diff.removed, "removed") | dict.fromkeys(step.diff.changed, "changed"), HEIGHT)
+        chosen = graph_view(
+            before, BEFORE, dict.fromkeys(step.diff.removed, "removed") | dict.fromkeys(step.diff.changed, "changed"), HEIGHT
+        )
     with right:
         st.caption("**After**")
         made = graph_view(after, AFTER, dict.fromkeys(step.diff.added, "added") | dict.fromkeys(step.diff.changed, "changed"), HEIGHT)

@@ -12,7 +12,7 @@ from pages.ui import state
 OWN = "source"
 OWN_TITLE = "Your own file …"
 FILE_NAME = "model.py"
-STARTER = '''\
+STARTER = """\
 import torch
 from torch import nn
 
@@ -38,7 +38,7 @@ def inputs():
 
 def loss(outputs):  # optional; without it training takes the mean of the outputs
     return outputs.logsumexp(-1).mean()
-'''
+"""
 
 
 def experiment(catalogue: CatalogueResult, shown: Experiment) -> None:
@@ -46,7 +46,9 @@ def experiment(catalogue: CatalogueResult, shown: Experiment) -> None:
     with st.sidebar:
         _model(catalogue, shown)
         _widget("mode", shown.mode)
-        st.segmented_control("Mode", MODES, key="mode", on_change=_take_mode, required=True, help="Training adds the loss and the backward pass.")
+        st.segmented_control(
+            "Mode", MODES, key="mode", on_change=_take_mode, required=True, help="Training adds the loss and the backward pass."
+        )
         if not shown.model.startswith("source/"):
             for option in state.model_record(shown.model, catalogue).options:
                 _option(option, shown)

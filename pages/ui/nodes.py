@@ -26,7 +26,9 @@ def table(graph: GraphSnapshot, key: str, choose: Choose) -> None:
         label_visibility="collapsed",
     )
     found = matching(graph.nodes, text)
-    st.caption(f"{len(found):,} of {show.plural(len(graph.nodes), 'node')}, in the order of execution. Choose a row to see it in the graph.")
+    st.caption(
+        f"{len(found):,} of {show.plural(len(graph.nodes), 'node')}, in the order of execution. Choose a row to see it in the graph."
+    )
     st.dataframe(
         frame(found),
         key=key,

@@ -99,14 +99,14 @@ def _watch(job_id: str, slot: str) -> None:
 
 def _last_good(slot: str, kind: type[R]) -> R:
     good = st.session_state.get(f"good {slot}")
-    if good:
-        try:
-            result = cast(R, jobs.client.default_client().result(good))
-            st.caption("Below: the last result that worked.")
-            return result
-        except FxscopeError:  # forgotten since: nothing to fall back on
-            pass
-    st.stop()
+    if not good:
+        st.stop()
+    try:
+        result = cast(R, jobs.client.default_client().result(good))
+    except FxscopeError:  # forgotten since: nothing to fall back on
+        st.stop()
+    st.caption("Below: the last result that worked.")
+    return result
 
 
 def _forget(slot: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import streamlit as st
+from streamlit.components import v2
 
 from graphs.record import GraphSnapshot
 from pages.ui.graph_view.drawing import MARKS, drawing
@@ -46,9 +46,7 @@ def graph_view(
     """
     data: dict[str, Any] = {"pane": pane, "height": height, **drawing(graph, marks or {})}
     data["digest"] = hashlib.sha1(msgspec.json.encode(data)).hexdigest()
-    shown = _component("graph-view", "show")(
-        key=pane, data=data, height=height, default={"selected": ""}, on_selected_change=on_select
-    )
+    shown = _component("graph-view", "show")(key=pane, data=data, height=height, default={"selected": ""}, on_selected_change=on_select)
     return shown.get("selected") or ""
 
 
@@ -61,9 +59,7 @@ def focus_node(pane: str, name: str, turn: int) -> None:
 def _component(name: str, entry: str) -> Callable[..., Any]:
     html = '<div class="graph-view"></div>' if entry == "show" else "<span></span>"
     css = (HERE / "graph_view.css").read_text() if entry == "show" else ""
-    return st.components.v2.component(
-        name, html=html, css=css, js=LOADER.replace("VERSION", _version()).replace("ENTRY", entry)
-    )
+    return v2.component(name, html=html, css=css, js=LOADER.replace("VERSION", _version()).replace("ENTRY", entry))
 
 
 def _version() -> str:
