@@ -298,27 +298,31 @@ class Client:
 
     def _perform(self, job: _Job) -> Problem | None:
         """Runs one job in the worker and keeps its result; returns what went wrong."""
-        worker = self._ready_worker(job)
         deadline = time.monotonic() + job.limit_s
-        try:
-            worker.send(job.task)
-            while (frame := worker.receive(deadline)) is not None:
-                message = _decode_message(frame)
-                if isinstance(message, Progress):
-                    self._tell(job, message)
-                elif isinstance(message, Done):
-                    self._store.keep_result(job.key, bytes(message.result))
-                    return None
-                else:
-                    return message
-        except TimeoutError:
+        while True:
+            worker = self._ready_worker(job)
+            begun = False
+            try:
+                worker.send(job.task)
+                while (frame := worker.receive(deadline)) is not None:
+                    begun = True
+                    message = _decode_message(frame)
+                    if isinstance(message, Progress):
+                        self._tell(job, message)
+                    elif isinstance(message, Done):
+                        self._store.keep_result(job.key, bytes(message.result))
+                        return None
+                    else:
+                        return message
+            except TimeoutError:
+                self._drop_worker()
+                return _too_long(job)
+            except BrokenPipeError:
+                pass
+            problem, was_used = worker.ending(), worker.tasks > 1
             self._drop_worker()
-            return _too_long(job)
-        except BrokenPipeError:
-            pass
-        problem = worker.ending()
-        self._drop_worker()
-        return problem
+            if begun or job.cancelling or not was_used:
+                return problem  # otherwise the worker had died of something earlier: a fresh one takes the job
 
     def _ready_worker(self, job: _Job) -> WorkerProcess:
         """The worker if it lives and suits the job, or a new one."""

@@ -36,6 +36,7 @@ class WorkerProcess:
     def __init__(self, scratch: Path, version: str) -> None:
         self._version = version
         self._files: set[str] = set()
+        self.tasks = 0
         scratch.mkdir(parents=True, exist_ok=True)
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
@@ -70,6 +71,7 @@ class WorkerProcess:
             OSError: the worker is gone.
         """
         self._files |= task.sources.keys()
+        self.tasks += 1
         write_frame(cast(BinaryIO, self._process.stdin), msgspec.msgpack.encode(task))
 
     def receive(self, deadline: float) -> bytes | None:

@@ -65,6 +65,7 @@ def _answer(task: Task, send: Callable[[Message], None]) -> bool:
 
 
 def _perform(task: Task, send: Callable[[Progress], None]) -> Result:
+    send(Progress("starting", 0.0))  # tells the client that the job is in hand
     if isinstance(task.request, Sleep):
         return _sleep(task.request.seconds, send)
     if isinstance(task.request, Crash):

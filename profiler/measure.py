@@ -61,11 +61,11 @@ def measure(
 def summary(device: str, labels: Sequence[str], times: np.ndarray, peaks: Sequence[int], seed: int) -> Measurement:
     """Times (rounds × graphs, milliseconds) and peaks -> Measurement."""
     ratios = times / times[:, :1]
-    intervals = tuple(ratio_interval(list(column), seed) for column in ratios.T)
+    intervals = tuple(ratio_interval(column, seed) for column in ratios.T.tolist())
     return Measurement(
         device=detect(device),
         labels=tuple(labels),
-        timings=tuple(_timing(list(column), peak) for column, peak in zip(times.T, peaks, strict=True)),
+        timings=tuple(_timing(column, peak) for column, peak in zip(times.T.tolist(), peaks, strict=True)),
         ratios=tuple(float(value) for value in np.median(ratios, axis=0)),
         ratio_intervals=intervals,
         verdict=verdict(intervals[-1]) if len(labels) > 1 else NOTHING_TO_COMPARE,
@@ -142,7 +142,7 @@ def _warm_up(run: Run, enough_s: float) -> None:
 
 def _timing(times: list[float], peak: int) -> Timing:
     median = float(np.median(times))
-    return Timing(median, median_interval(times), peak, len(times), tuple(float(value) for value in times))
+    return Timing(median, median_interval(times), peak, len(times), tuple(times))
 
 
 @contextmanager

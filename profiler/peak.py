@@ -1,8 +1,8 @@
 """Peak memory of one run: the most bytes that the graph holds at once above what was there before it ran.
 
 Outputs are included; parameters, buffers and inputs are not: they are there before. On CUDA the allocator counts (in its
-blocks of 512 bytes). On the CPU every storage that an operator returns is counted when it appears and until it is freed;
-workspaces inside an operator are not seen.
+blocks of 512 bytes). On the CPU every storage that an operator returns is counted whole when it appears and until it is
+freed; workspaces inside an operator are not seen.
 """
 
 from __future__ import annotations

@@ -1,0 +1,116 @@
+"""The command line: `python -m jobs run 'model=zoo/mlp&mode=training&pipeline=fold-constants'`.
+
+Prints what every step of the pipeline did. Exit codes: 0 every step holds, 1 a step is refuted, 2 the request cannot be
+answered (one line on standard error says what, where, and the way out).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from pathlib import Path
+from typing import NoReturn, cast
+
+import msgspec
+
+from graphs.errors import FxscopeError, RequestError, SourceError
+from jobs.client import Client
+from jobs.experiment import Experiment, parse
+from jobs.record import Measure, MeasureResult, Optimize, OptimizeResult, Progress
+from jobs.report import exit_code, report, text
+
+WRONG, INTERRUPTED = 2, 130
+FILE = "file:"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise RequestError(message, help=f"See {self.prog} --help.")
+
+
+def main(arguments: list[str], client: Client | None = None) -> int:
+    """Runs the command and returns its exit code."""
+    own: Client | None = None
+    try:
+        given = _arguments(arguments)
+        experiment = parse(given.words)
+        own = None if client else Client()
+        return _run(given, experiment, cast(Client, client or own))
+    except FxscopeError as error:
+        _show_progress(None)
+        print(" ".join(f"python -m jobs: {error}".split()), file=sys.stderr)
+        return WRONG
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    finally:
+        if own:
+            own.close()
+
+
+def _arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = _Parser(prog="python -m jobs", description=__doc__.partition("\n")[0] if __doc__ else "")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    run = commands.add_parser("run", help="apply and verify the pipeline of an experiment")
+    run.add_argument("words", help="model=zoo/NAME or model=file:PATH, joined by & with mode=, options, pipeline=, device=")
+    run.add_argument("--json", metavar="FILE", type=Path, help="write the report to this file too")
+    run.add_argument("--measure", action="store_true", help="measure time and peak memory, before and after the pipeline")
+    run.add_argument("--limit", metavar="SECONDS", type=_seconds, help="give up after this long (default 300; measuring 600)")
+    return parser.parse_args(arguments)
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (seconds := float(text)) < float("inf"):
+            return seconds
+    raise argparse.ArgumentTypeError(f"`{text}` is not a number of seconds above 0")
+
+
+def _run(given: argparse.Namespace, experiment: Experiment, client: Client) -> int:
+    if given.json and not given.json.absolute().parent.is_dir():
+        raise RequestError("there is no folder to write the report to", where=str(given.json), help="Make it first.")
+    words = _with_kept_source(experiment, client).words
+    show = _show_progress if sys.stderr.isatty() else None
+    result = cast(OptimizeResult, client.run(Optimize(words), show, given.limit))
+    measurement = None
+    if given.measure:
+        measurement = cast(MeasureResult, client.run(Measure(words), show, given.limit, fresh=True)).measurement
+    if show:
+        show(None)
+    print(text(experiment, result, measurement))
+    if given.json:
+        _write(given.json, msgspec.json.format(msgspec.json.encode(report(experiment, result, measurement)), indent=2))
+    return exit_code(result.steps)
+
+
+def _with_kept_source(experiment: Experiment, client: Client) -> Experiment:
+    """`file:PATH` -> `source/HASH`: the file is read here, and the worker gets its text."""
+    if not experiment.model.startswith(FILE):
+        return experiment
+    shown = experiment.model.removeprefix(FILE)
+    try:
+        content = Path(shown).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+        raise SourceError(f"the file cannot be read: {reason}", where=shown, help="Give the path of a Python file.") from error
+    return msgspec.structs.replace(experiment, model=f"source/{client.keep_source(content, shown)}")
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content + b"\n")
+    except OSError as error:
+        raise RequestError(f"the report cannot be written: {error.strerror}", where=str(path), help="Give another file.") from error
+
+
+def _show_progress(progress: Progress | None) -> None:
+    """One line on the terminal that replaces itself; None clears it."""
+    if sys.stderr.isatty():
+        line = f"{progress.share:4.0%} {progress.text}" if progress else ""
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

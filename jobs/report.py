@@ -1,0 +1,149 @@
+"""What a run of a pipeline says on the command line: a table to read and a report to process. Without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from graphs.record import Totals
+from jobs.experiment import Experiment
+from jobs.record import OptimizeResult
+from optimizers.record import StepRecord
+from profiler.record import Measurement, Timing
+
+HOLDS, REFUTED = 0, 1
+COLUMNS = ("matches", "misses", "verdict", "nodes", "launches", "operations", "bytes moved", "peak memory")
+KIB = 1024
+
+
+def exit_code(steps: Sequence[StepRecord]) -> int:
+    """0 when every step keeps the answers as far as was judged, 1 when one is refuted."""
+    return REFUTED if any(step.verdict.kind == "refuted" for step in steps) else HOLDS
+
+
+def report(experiment: Experiment, result: OptimizeResult, measurement: Measurement | None) -> dict[str, Any]:
+    """The report as plain values, ready for JSON."""
+    captured = result.report
+    found: dict[str, Any] = {
+        "experiment": experiment.words,
+        "hash": experiment.hash,
+        "capture": {
+            "method": captured.method,
+            "nodes": captured.nodes,
+            "parameters": captured.parameters,
+            "seconds": captured.seconds,
+        },
+        "steps": [_step(step) for step in result.steps],
+    }
+    if measurement:
+        device = measurement.device
+        found["measured"] = {
+            "device": f"{device.kind}: {device.name}",
+            "before": _timing(measurement.timings[0]),
+            "after": _timing(measurement.timings[-1]),
+        }
+    return found
+
+
+def _step(step: StepRecord) -> dict[str, Any]:
+    worst = step.verdict.worst
+    return {
+        "optimization": step.optimization,
+        "parameters": step.parameters,
+        "matches": len(step.matches),
+        "misses": [{"node": miss.node, "reason": miss.reason} for miss in step.misses],
+        "verdict": step.verdict.kind,
+        "worst": {"tensor": worst.tensor, "error": worst.error} if worst else None,
+        "before": _totals(step.before),
+        "after": _totals(step.after),
+    }
+
+
+def _totals(totals: Totals) -> dict[str, int]:
+    names = ("nodes", "launches", "flops", "bytes_moved", "peak_bytes")
+    return {name: getattr(totals, name) for name in names}
+
+
+def _timing(timing: Timing) -> dict[str, Any]:
+    return {
+        "median_ms": timing.median_ms,
+        "interval_ms": list(timing.interval_ms),
+        "peak_bytes": timing.peak_bytes,
+        "runs": timing.runs,
+    }
+
+
+def text(experiment: Experiment, result: OptimizeResult, measurement: Measurement | None) -> str:
+    """The same for the eye: one line per step, every number with its unit and where it comes from."""
+    captured = result.report
+    lines = [
+        experiment.words,
+        f"captured by {captured.method}: {captured.nodes:,} nodes, {captured.parameters:,} parameters, {captured.seconds:.1f} s",
+        "",
+        *table([("counted", *COLUMNS), *_rows(result)]),
+    ]
+    lines += [f"{step.words}: {step.verdict.reason}" for step in result.steps if _needs_reason(step)]
+    lines += [f"{step.words} broke its claim: {broken}" for step in result.steps for broken in step.claim_broken]
+    return "\n".join(lines + (_measured(measurement) if measurement else []))
+
+
+def _needs_reason(step: StepRecord) -> bool:
+    return step.verdict.kind in ("refuted", "not run")
+
+
+def _rows(result: OptimizeResult) -> list[tuple[str, ...]]:
+    start = result.graphs[0].totals
+    rows = [("captured", "", "", "", *(_amounts(start)))]
+    for step in result.steps:
+        before, after = _amounts(step.before), _amounts(step.after)
+        changes = (new if old == new else f"{old} → {new}" for old, new in zip(before, after, strict=True))
+        rows.append((step.words, str(len(step.matches)), str(len(step.misses)), step.verdict.kind, *changes))
+    return rows
+
+
+def _amounts(totals: Totals) -> tuple[str, ...]:
+    return (
+        f"{totals.nodes:,}",
+        f"{totals.launches:,}",
+        operations(totals.flops),
+        size(totals.bytes_moved),
+        size(totals.peak_bytes),
+    )
+
+
+def _measured(measurement: Measurement) -> list[str]:
+    device = measurement.device
+    lines = ["", f"measured on {device.kind}: {device.name}, torch {device.torch}; runs in turns; 95 % intervals"]
+    rows = [("measured", "median", "interval", "peak memory", "runs", "time ÷ first")]
+    columns = (measurement.labels, measurement.timings, measurement.ratios, measurement.ratio_intervals)
+    for label, timing, ratio, (low, high) in zip(*columns, strict=True):
+        interval = f"{timing.interval_ms[0]:.3f} to {timing.interval_ms[1]:.3f} ms"
+        against = f"{ratio:.3f} [{low:.3f}, {high:.3f}]" if label != measurement.labels[0] else "1"
+        rows.append((label, f"{timing.median_ms:.3f} ms", interval, size(timing.peak_bytes), str(timing.runs), against))
+    return [*lines, *table(rows), f"verdict: {measurement.verdict}"]
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows with their columns aligned on the left."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def size(count: int) -> str:
+    """Bytes in binary units: 1 KiB is 1,024 bytes."""
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if amount < KIB:
+            return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= KIB
+    return f"{amount:,.2f} GiB"
+
+
+def operations(count: int) -> str:
+    """Operations in decimal units: 1 GFLOP is 10⁹ of them."""
+    amount = float(count)
+    for unit in ("FLOP", "kFLOP", "MFLOP", "GFLOP"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "FLOP" else f"{amount:.2f} {unit}"
+        amount /= 1000
+    return f"{amount:,.2f} TFLOP"
