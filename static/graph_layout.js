@@ -36,6 +36,7 @@ export function buildTree(data) {
     return leaf;
   });
   for (const leaf of leaves) for (const input of leaf.inputs) leaves[input].users.push(leaf.index);
+  if (phased) root.children.sort((a, b) => data.phases.indexOf(a.label) - data.phases.indexOf(b.label));
   squeeze(root);
   cutRuns(root);
   countUp(root);
@@ -55,7 +56,8 @@ function squeeze(group) {
   if (!group.parent) return;
   while (group.children.length === 1 && group.children[0].group) {
     const only = group.children[0];
-    group.label = only.label.startsWith(`${group.label}.`) ? only.label : `${group.label}.${only.label}`;
+    const nested = only.label !== group.label && !only.label.startsWith(`${group.label}.`);
+    group.label = nested ? `${group.label}.${only.label}` : only.label;
     group.children = only.children;
     for (const child of group.children) child.parent = group;
   }
@@ -117,7 +119,7 @@ export function openAtFirst(root) {
   let visible = root.children.length;
   let waiting = root.children.filter((child) => child.group);
   while (waiting.length) {
-    waiting.sort((a, b) => b.marked - a.marked || a.depth - b.depth || a.children.length - b.children.length);
+    waiting.sort((a, b) => b.marked - a.marked || a.depth - b.depth || b.count - a.count);
     const next = waiting.shift();
     if (visible + next.children.length > BUDGET) continue;
     next.open = true;
@@ -150,7 +152,7 @@ export function place(group, memo) {
   const pairs = links.map((edge) => [order.get(edge.from), order.get(edge.to)]);
   const sizes = group.children.map((child) => [Math.round(child.width), Math.round(child.height)]);
   const key = JSON.stringify([Boolean(group.phased), sizes, pairs]);
-  if (!memo.has(key)) memo.set(key, arrange(sizes, pairs, group.phased ? "LR" : "TB"));
+  if (!memo.has(key)) memo.set(key, (group.phased ? arrangePhases : arrange)(sizes, pairs));
   const found = memo.get(key);
   const top = group.parent ? HEADER + 6 : PAD;
   group.children.forEach((child, index) => {
@@ -165,9 +167,9 @@ export function place(group, memo) {
 }
 
 /** Lays out boxes by their edges; boxes without any stand in rows below. */
-function arrange(sizes, pairs, rankdir) {
+function arrange(sizes, pairs) {
   const graph = new Graph({ multigraph: true });
-  graph.setGraph({ rankdir, nodesep: 16, ranksep: rankdir === "LR" ? 60 : 26, edgesep: 8, marginx: 0, marginy: 0 });
+  graph.setGraph({ rankdir: "TB", nodesep: 16, ranksep: 26, edgesep: 8, marginx: 0, marginy: 0 });
   graph.setDefaultEdgeLabel(() => ({}));
   const joined = new Set(pairs.flat());
   for (const index of joined) graph.setNode(String(index), { width: sizes[index][0], height: sizes[index][1] });
@@ -180,23 +182,33 @@ function arrange(sizes, pairs, rankdir) {
   const places = sizes.map((size, index) => {
     if (!joined.has(index)) return [0, 0];
     const { x, y } = graph.node(String(index));
-    return rankdir === "LR" ? [x - size[0] / 2, 0] : [x - size[0] / 2, y - size[1] / 2];
+    return [x - size[0] / 2, y - size[1] / 2];
   });
   const curves = pairs.map(([from, to], index) => {
-    const name = { v: String(from), w: String(to), name: String(index) };
-    if (rankdir === "LR") return sideways(places[from], sizes[from], places[to], sizes[to]);
-    return graph.edge(name).points.map(({ x, y }) => [x, y]);
+    const edge = graph.edge({ v: String(from), w: String(to), name: String(index) });
+    return edge.points.map(({ x, y }) => [x, y]);
   });
-  if (rankdir === "LR") height = Math.max(height, ...sizes.map((size) => size[1]));
   return rows({ places, curves, width, height }, sizes, joined);
 }
 
-/** Phases stand side by side with their heads in line; an edge runs through the gap, or over the phase in between. */
-function sideways(from, fromSize, to, toSize) {
-  const start = [from[0] + fromSize[0], from[1] + 14];
-  const end = [to[0], to[1] + 14];
-  if (end[0] - start[0] < 90) return [start, end];
-  return [start, [start[0] + 30, -22], [end[0] - 30, -22], end];
+/** Phases stand side by side in their order, heads in line; an edge runs through the gap, or over the phases in between. */
+function arrangePhases(sizes, pairs) {
+  const [gap, above] = [64, 30];
+  let x = 0;
+  const places = sizes.map(([width]) => {
+    const at = [x, above];
+    x += width + gap;
+    return at;
+  });
+  const curves = pairs.map(([from, to]) => {
+    const ahead = to > from;
+    const start = [places[from][0] + (ahead ? sizes[from][0] : 0), above + 14 + (ahead ? 0 : 14)];
+    const end = [places[to][0] + (ahead ? 0 : sizes[to][0]), above + 14 + (ahead ? 0 : 14)];
+    if (Math.abs(to - from) === 1) return [start, end];
+    const turn = ahead ? 34 : -34;
+    return [start, [start[0] + turn, start[1]], [start[0] + turn, 4], [end[0] - turn, 4], [end[0] - turn, end[1]], end];
+  });
+  return { places, curves, width: x - gap, height: above + Math.max(...sizes.map((size) => size[1])) };
 }
 
 function rows(found, sizes, joined) {

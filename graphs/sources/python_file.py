@@ -6,7 +6,7 @@ import inspect
 import linecache
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -42,7 +42,7 @@ def file_source(text: str, shown_path: str) -> ModelSource:
     def inputs() -> tuple[Any, ...]:
         return _positional(_called(scope["inputs"], shown_path, "inputs()"), build, shown_path)
 
-    return ModelSource(shown_path, build, inputs, loss, (shown_path,))
+    return ModelSource(shown_path, build, inputs, cast("Callable[[Any], Tensor] | None", loss), (shown_path,))
 
 
 def _run(text: str, path: str) -> dict[str, Any]:

@@ -23,6 +23,9 @@ KIND_TITLES = {
     "JobError": "The work did not finish",
 }
 
+# Streamlit leaves 6 rem above a page and 5 beside it: room that a graph can use.
+SPACING = "<style>.stMainBlockContainer {padding: 2.2rem 2rem 3rem;} .stSidebar [data-testid='stSidebarHeader'] {height: 2.5rem;}</style>"
+
 
 class VerdictWords(NamedTuple):
     text: str
@@ -115,8 +118,9 @@ def plural(count: int, word: str) -> str:
 def opening(doc: str | None) -> None:
     """A page's head: its docstring, first line as title."""
     title, _, text = (doc or "").strip().partition("\n")
-    st.title(title, anchor=False)
-    st.markdown(text.strip())
+    st.html(SPACING)
+    st.header(title, anchor=False)
+    st.caption(" ".join(text.split()))
 
 
 def as_problem(error: FxscopeError) -> Problem:

@@ -82,7 +82,9 @@ def kind(node: NodeRecord) -> str:
 
 
 def label(node: NodeRecord) -> str:
-    """`aten.add.Tensor` -> `add`; of a parameter the last word of its path."""
+    """`aten.add.Tensor` -> `add`; of a parameter the last word of its path; `input 0`."""
+    if node.op == "placeholder" and node.role in ("input", "seed"):
+        return f"{node.role} {node.target}"
     if node.op == "placeholder":
         return node.target.rpartition(".")[2] or node.name
     if node.op == "get_attr":
