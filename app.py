@@ -2,10 +2,12 @@
 
 import streamlit as st
 
-st.set_page_config(page_title="fxscope", page_icon=":material/graph_3:", layout="wide")
+st.set_page_config(page_title="fxscope", page_icon="static/fxscope.svg", layout="wide", initial_sidebar_state=250)
 st.navigation(
     [
-        st.Page("pages/explore.py", title="Explore", icon=":material/account_tree:", default=True),
+        st.Page("pages/explore.py", title="Explore", url_path="start", icon=":material/account_tree:", default=True),
+        # The default page answers at `/` only; people type its name too.
+        st.Page("pages/explore.py", title="Explore", url_path="explore", visibility="hidden"),
         st.Page("pages/optimize.py", title="Optimize", icon=":material/auto_fix_high:"),
         st.Page("pages/measure.py", title="Measure", icon=":material/timer:"),
     ]

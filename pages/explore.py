@@ -54,7 +54,7 @@ def captured(report: CaptureReport) -> None:
         f"{report.with_source:.0%} of the operators know their source line, {report.with_module:.0%} their module."
     )
     for reason in report.refused:
-        st.caption(f"Tried before: {reason}")
+        st.caption(f"Tried before: {show.plain(reason)}")
 
 
 def take_click() -> None:

@@ -23,7 +23,7 @@ def main() -> None:
         catalogue = work.catalogue()
         experiment = state.experiment(catalogue)
         choose.experiment(catalogue, experiment)
-        left, right = st.columns([1, 2.1], gap="medium")
+        left, right = st.columns([1.1, 2.9], gap="medium")
         with left:
             pipeline = st.container()
             offered = st.container()
@@ -61,26 +61,13 @@ def step_card(experiment: Experiment, index: int, step: StepWords, record: StepR
         st.caption(show.savings(record))
     last = len(experiment.pipeline) - 1
     with st.container(horizontal=True, gap="small"):
-        st.button("Show", key=f"show {index}", on_click=take_step, args=(index,), disabled=record is None, icon=":material/visibility:")
-        st.button(
-            "",
-            key=f"up {index}",
-            on_click=move,
-            args=(index, index - 1),
-            disabled=index == 0,
-            icon=":material/arrow_upward:",
-            help="Move up",
-        )
-        st.button(
-            "",
-            key=f"down {index}",
-            on_click=move,
-            args=(index, index + 1),
-            disabled=index == last,
-            icon=":material/arrow_downward:",
-            help="Move down",
-        )
-        st.button("", key=f"remove {index}", on_click=remove, args=(index,), icon=":material/delete:", help="Remove this step")
+        for key, icon, what, disabled, act, given in (
+            ("show", "visibility", "Show this step before and after", record is None, take_step, (index,)),
+            ("up", "arrow_upward", "Move up", index == 0, move, (index, index - 1)),
+            ("down", "arrow_downward", "Move down", index == last, move, (index, index + 1)),
+            ("remove", "delete", "Remove this step", False, remove, (index,)),
+        ):
+            st.button("", key=f"{key} {index}", icon=f":material/{icon}:", help=what, disabled=disabled, on_click=act, args=given)
 
 
 def move(index: int, to: int) -> None:
@@ -133,10 +120,11 @@ def offer_card(record: OptimizationRecord, offer: Offer) -> None:
         st.markdown(f"**{record.name}**")
         st.badge(show.plural(len(offer.sites), "place"), color="blue")
     st.caption(show.sentence(record.summary))
-    with st.container(horizontal=True, gap="small"):
-        st.button("Add", key=f"add {record.name}", type="primary", on_click=add, args=(record,), icon=":material/add:")
-        st.button("Where?", key=f"where {record.name}", on_click=take_places, args=(record.name,), help="Mark the places in the graph")
-        with st.popover("Settings", icon=":material/tune:"):
+    with st.container(horizontal=True, gap="xsmall"):
+        st.button("Add", key=f"add {record.name}", type="primary", on_click=add, args=(record,))
+        where = {"on_click": take_places, "args": (record.name,), "help": "Where? Marks the places in the graph"}
+        st.button("", key=f"where {record.name}", icon=":material/pin_drop:", **where)
+        with st.popover("", icon=":material/tune:", help="Settings"):
             settings(record, offer)
         lesson(record)
     if offer.misses:
@@ -156,7 +144,7 @@ def idle_card(record: OptimizationRecord, offer: Offer | None, mode: str) -> Non
 
 
 def lesson(record: OptimizationRecord) -> None:
-    with st.popover("Lesson", icon=":material/school:"):
+    with st.popover("", icon=":material/school:", help="What it does and why: the lesson"):
         st.markdown(record.lesson)
         claim = record.claim
         st.caption(

@@ -2,6 +2,7 @@
 import { Graph, layout } from "./dagre.esm.js";
 
 const BUDGET = 60; // items visible at first
+const MARKED_BUDGET = 110; // a change is worth more room
 const RUN = 30; // a group with more than twice as many ops is cut into runs
 const HEADER = 28;
 const PAD = 12;
@@ -121,7 +122,7 @@ export function openAtFirst(root) {
   while (waiting.length) {
     waiting.sort((a, b) => b.marked - a.marked || a.depth - b.depth || b.count - a.count);
     const next = waiting.shift();
-    if (visible + next.children.length > BUDGET) continue;
+    if (visible + next.children.length > (next.marked ? MARKED_BUDGET : BUDGET)) continue;
     next.open = true;
     visible += next.children.length;
     waiting = waiting.concat(next.children.filter((child) => child.group));

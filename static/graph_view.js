@@ -152,13 +152,28 @@ class View {
     this.firstLook();
   }
 
-  /** Everything if it can be read; else the first change, or the top. */
+  /** Everything if it can be read; else the changes of the first phase that has any, or the top. */
   firstLook() {
     this.fit(0.5);
-    const marked = this.items.find((item) => item.mark || (item.marked && !item.open));
-    const full = this.root.height * this.at.scale > this.svg.clientHeight || this.root.width * this.at.scale > this.svg.clientWidth;
-    if (marked && full) this.centre(marked, Math.max(this.at.scale, 0.75));
-    if (!this.svg.clientWidth) new ResizeObserver((_, watch) => this.svg.clientWidth && (watch.disconnect(), this.firstLook())).observe(this.svg);
+    const [width, height] = [this.svg.clientWidth, this.svg.clientHeight];
+    const hidden = this.root.height * this.at.scale > height || this.root.width * this.at.scale > width;
+    const marked = this.items.filter((item) => item.mark || (item.marked && !item.open));
+    if (marked.length && hidden) {
+      const phase = (item) => (item.parent === this.root ? item : phase(item.parent));
+      this.frameOn(marked.filter((item) => phase(item) === phase(marked[0])));
+    }
+    if (!width) new ResizeObserver((_, watch) => this.svg.clientWidth && (watch.disconnect(), this.firstLook())).observe(this.svg);
+  }
+
+  /** Brings items into view, readable: their top when not all of them fit. */
+  frameOn(items) {
+    const [width, height] = [this.svg.clientWidth, this.svg.clientHeight];
+    const [left, top] = [Math.min(...items.map((item) => item.left)), Math.min(...items.map((item) => item.top))];
+    const wide = Math.max(...items.map((item) => item.left + item.width)) - left;
+    const high = Math.max(...items.map((item) => item.top + item.height)) - top;
+    const scale = Math.max(0.6, Math.min(1, (width - 40) / wide, (height - 110) / high));
+    this.at = { scale, x: width / 2 - (left + wide / 2) * scale, y: Math.max(60, (height - high * scale) / 2) - top * scale };
+    this.move();
   }
 
   arrangeAll() {

@@ -8,17 +8,26 @@ from torch import Tensor, nn
 from graphs.zoo.base import BATCH, DTYPE, Option, Settings, ZooModel
 
 
+class Layer(nn.Module):
+    """Linear and ReLU in one module, so that the picture keeps them together."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.linear(x))
+
+
 class Chain(nn.Module):
     """depth × (linear, ReLU), all of one width."""
 
     def __init__(self, depth: int, width: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.layers = nn.Sequential(*(Layer(width) for _ in range(depth)))
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = torch.relu(layer(x))
-        return x
+        return self.layers(x)
 
 
 class Mlp(nn.Module):
@@ -26,13 +35,11 @@ class Mlp(nn.Module):
 
     def __init__(self, depth: int, width: int) -> None:
         super().__init__()
-        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.hidden = nn.Sequential(*(Layer(width) for _ in range(depth)))
         self.head = nn.Linear(width, 1)
 
     def forward(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        for layer in self.hidden:
-            x = torch.relu(layer(x))
-        return self.head(x), target
+        return self.head(self.hidden(x)), target
 
 
 def _rows(settings: Settings) -> Tensor:

@@ -148,5 +148,4 @@ OPTIMIZATION = Optimization(
     ),
     exactness="bitwise",
     parameters=(Parameter("every", 2, 1, 1000, "blocks between two kept activations"),),
-    applies_to=("inference", "training"),
 )

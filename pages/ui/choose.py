@@ -62,7 +62,7 @@ def experiment(catalogue: CatalogueResult, shown: Experiment) -> None:
 def own_file(shown: Experiment) -> None:
     """The editor of the reader's own model; what is kept is named in the URL by its hash."""
     kept = jobs.client.default_client().source(shown.model.removeprefix("source/"))
-    name, text = (FILE_NAME, STARTER) if kept is None else _name_and_text(kept)
+    text, name = kept or (STARTER, FILE_NAME)
     with st.expander(f"Your file: {name}", expanded=True, icon=":material/edit:"):
         st.markdown("Define `model()` and `inputs()`; add `loss(outputs)` for training. The file runs in a process of its own.")
         with st.form("own file", border=False):
@@ -125,7 +125,3 @@ def _take_option(option: OptionRecord, key: str) -> None:
 def _keep_source(text: str, name: str) -> None:
     digest = jobs.client.default_client().keep_source(text, name)
     state.change(model=f"source/{digest}", options=(), pipeline=())
-
-
-def _name_and_text(kept: tuple[str, str]) -> tuple[str, str]:
-    return kept

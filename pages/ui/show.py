@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import pandas as pd
 import streamlit as st
+from streamlit.runtime.pages_manager import PagesManager
 
 from graphs.errors import FxscopeError
 from graphs.record import Diff, Totals
@@ -89,14 +91,13 @@ def number(count: float, unit: str = "") -> str:
 
 
 def change(before: float, after: float) -> str:
-    """`−12 %`, `same`, `new`."""
+    """Two figures: `−12 %`, `+0.0023 %`; or `same`, `new`."""
     if before == after:
         return "same"
     if not before:
         return "new"
-    share = (after - before) / before * 100
-    digits = 0 if abs(share) >= 10 else 1
-    return f"{'+' if share > 0 else '−'}{abs(share):.{digits}f} %"
+    share = abs(after - before) / abs(before) * 100
+    return f"{'+' if after > before else '−'}{f'{share:.0f}' if share >= 10 else f'{share:.2g}'} %"
 
 
 def milliseconds(value: float) -> str:
@@ -117,10 +118,19 @@ def plural(count: int, word: str) -> str:
 
 def opening(doc: str | None) -> None:
     """A page's head: its docstring, first line as title."""
+    _through_the_front_door()
     title, _, text = (doc or "").strip().partition("\n")
     st.html(SPACING)
     st.header(title, anchor=False)
     st.caption(" ".join(text.split()))
+
+
+def _through_the_front_door() -> None:
+    """Until app.py has run once, Streamlit takes a folder named `pages` for its older kind of navigation and, when the first
+    visitor asks for a page by name, runs that page's file without app.py. Then begin again, properly."""
+    if PagesManager.uses_pages_directory:
+        PagesManager.uses_pages_directory = False
+        st.rerun()
 
 
 def as_problem(error: FxscopeError) -> Problem:
@@ -132,15 +142,26 @@ def problem(problem: Problem, title: str = "", cancelled: bool = False) -> None:
     title = "Cancelled" if cancelled else title or KIND_TITLES.get(problem.kind, "Something went wrong")
     lines = [f"**{title}**", sentence(problem.what)]
     if problem.where:
-        lines.append(f"Where: {problem.where}" if "`" in problem.where else f"Where: `{problem.where}`")
+        lines.append(f"Where: {plain(problem.where)}" if "`" in problem.where else f"Where: `{problem.where}`")
     if problem.help:
         lines.append(sentence(problem.help))
     box, icon = (st.info, ":material/cancel:") if cancelled else (st.error, ":material/error:")
     box("  \n".join(lines), icon=icon)
 
 
+SPECIAL = re.compile(r"([\\\[\]*_~$#|<>!:])")
+
+
+def plain(text: str) -> str:
+    """Text that nobody here wrote, safe inside Markdown: only code between backticks keeps its meaning."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        parts = [text.replace("`", "'")]
+    return "`".join(part if index % 2 else SPECIAL.sub(r"\\\1", part) for index, part in enumerate(parts))
+
+
 def sentence(text: str) -> str:
-    text = text.strip()
+    text = plain(text.strip())
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?", "…", ":")) else ".")
 
 
@@ -157,10 +178,10 @@ def verdict(verdict: Verdict) -> None:
     """The verdict in words and with an icon; a refutation names the worst tensor."""
     words = VERDICTS[verdict.kind]
     if verdict.kind != "refuted":
-        st.badge(words.text, icon=words.icon, color=words.color, help=f"{words.meaning} {verdict.reason}".strip())  # pyright: ignore[reportArgumentType]
+        st.badge(words.text, icon=words.icon, color=words.color, help=f"{words.meaning} {plain(verdict.reason)}".strip())  # pyright: ignore[reportArgumentType]
         return
     worst = verdict.worst
-    moved = f"Worst: `{worst.tensor}`, {error_text(verdict)}." if worst else verdict.reason
+    moved = f"Worst: `{worst.tensor}`, {error_text(verdict)}." if worst else sentence(verdict.reason)
     st.error(f"**Refuted: this step changed the answers.** {moved}", icon=words.icon)
 
 

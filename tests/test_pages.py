@@ -1,0 +1,390 @@
+"""The pages as Streamlit runs them, with a real worker behind: what a reader sees, clicks and gets wrong."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, cast
+from urllib.parse import parse_qsl
+
+import msgspec
+import pytest
+from streamlit.testing.v1 import AppTest
+
+import jobs.client
+from jobs.client import Client
+from jobs.experiment import parse
+from jobs.record import Explore, ExploreResult, Optimize, OptimizeResult, Request, Result, request_hash
+from jobs.version import ROOT
+from optimizers.record import Verdict, WorstTensor
+from pages.ui import charts, show
+from pages.ui.choose import STARTER
+from pages.ui.graph_view.drawing import common_module, drawing
+
+ATTENTION = "model=zoo/attention&mode=training&seq=16&width=32&heads=2"
+PATIENCE_S = 90
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    made = Client(tmp_path_factory.mktemp("data"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def _default_client(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs.client, "_default", client)
+
+
+def opened(words: str = "", page: str = "") -> AppTest:
+    """The app at an address, when no work is left."""
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=PATIENCE_S)
+    go(app, words)
+    if page:
+        app.switch_page(f"pages/{page}.py")
+        settle(app)
+    return app
+
+
+def go(app: AppTest, words: str) -> None:
+    app.query_params.clear()
+    for key, value in parse_qsl(words, keep_blank_values=True):
+        app.query_params[key] = value
+    settle(app)
+
+
+def settle(app: AppTest) -> None:
+    """Runs the page until it waits for nothing, as a browser would."""
+    until = time.monotonic() + PATIENCE_S
+    app.run()
+    while busy(app) and time.monotonic() < until:
+        time.sleep(0.1)
+        app.run()
+    assert not app.exception, app.exception[0].value
+
+
+def busy(app: AppTest) -> bool:
+    return any(button.label == "Cancel" for button in app.button)
+
+
+def click(app: AppTest, key: str) -> None:
+    app.button(key=key).click()
+    settle(app)
+
+
+def words(app: AppTest) -> str:
+    asked = {key: value if isinstance(value, str) else value[0] for key, value in app.query_params.items()}
+    return parse("&".join(f"{key}={value}" for key, value in asked.items())).words
+
+
+def texts(app: AppTest) -> str:
+    return "\n".join(element.value for element in [*app.markdown, *app.caption, *app.error, *app.info])
+
+
+def explored(client: Client, asked: str) -> ExploreResult:
+    return cast(ExploreResult, client.run(Explore(asked)))
+
+
+# ---------------------------------------------------------------- Explore
+
+
+def test_without_words_there_is_a_model_and_the_address_names_it() -> None:
+    app = opened()
+    assert not app.error
+    assert words(app) == "model=zoo/mlp&mode=inference"
+    assert [metric.label.partition(" · ")[2] for metric in app.metric] == ["counted"] * 5
+
+
+def test_explore_shows_the_totals_of_the_records(client: Client) -> None:
+    asked = "model=zoo/chain&mode=training&depth=3&batch=8"
+    app = opened(asked)
+    totals = explored(client, parse(asked).words).graph.totals
+    shown = {metric.label.partition(" ")[0]: metric.value for metric in app.metric}
+    assert shown["Launches"] == str(totals.launches)
+    assert shown["Peak"] == show.size(totals.peak_bytes)
+    assert app.dataframe[0].value["node"].tolist()[0].startswith("placeholder") or len(app.dataframe[0].value) == totals.nodes
+
+
+def test_a_widget_writes_the_address_and_the_address_sets_the_widgets() -> None:
+    app = opened("model=zoo/chain&mode=training&depth=3")
+    assert app.number_input(key="zoo/chain depth").value == 3
+    app.number_input(key="zoo/chain depth").set_value(5)
+    settle(app)
+    assert words(app) == "model=zoo/chain&mode=training&depth=5"
+    app.selectbox(key="model").set_value("zoo/attention")
+    settle(app)
+    assert words(app) == "model=zoo/attention&mode=training"
+
+
+def test_the_table_narrows_down_to_words() -> None:
+    app = opened("model=zoo/attention&seq=16")
+    everything = len(app.dataframe[0].value)
+    app.text_input(key="explore table filter").set_value("softmax")
+    settle(app)
+    found = app.dataframe[0].value
+    assert 0 < len(found) < everything
+    assert found["operator"].str.contains("softmax").any()
+
+
+def test_a_chosen_node_is_explained_with_its_source_line() -> None:
+    app = opened("model=zoo/attention&seq=16")
+    nodes = app.dataframe[0].value
+    name = nodes[nodes["operator"] == "_softmax"]["node"].iloc[0]
+    app.session_state["node"] = name
+    settle(app)
+    assert f"**`{name}`**" in [element.value for element in app.markdown]
+    assert any("softmax" in code.value for code in app.code)
+
+
+# ---------------------------------------------------------------- Optimize
+
+
+def test_steps_are_added_shown_and_removed() -> None:
+    app = opened(ATTENTION, "optimize")
+    assert "add remove-dead-code" not in [button.key for button in app.button]  # nothing to do: not offered
+    click(app, "add fuse-attention")
+    assert words(app) == parse(f"{ATTENTION}&pipeline=fuse-attention").words
+    assert "1 place rewritten" in texts(app)
+    assert "same up to rounding" in texts(app)
+    click(app, "add merge-common-subexpressions")
+    click(app, "up 1")
+    assert [step.name for step in parse(words(app)).pipeline] == ["merge-common-subexpressions", "fuse-attention"]
+    click(app, "remove 0")
+    click(app, "remove 0")
+    assert words(app) == parse(ATTENTION).words
+    assert "No step yet" in texts(app)
+
+
+def test_a_step_can_act_on_one_place_only() -> None:
+    app = opened(ATTENTION, "optimize")
+    places = app.selectbox(key="set merge-common-subexpressions only")
+    assert len(places.options) > 2
+    places.select_index(1)
+    settle(app)
+    click(app, "add merge-common-subexpressions")
+    step = parse(words(app)).pipeline[0]
+    assert step.setting("only") == places.options[1]
+    assert "1 place rewritten" in texts(app)
+
+
+def test_settings_go_into_the_words() -> None:
+    app = opened("model=zoo/chain&mode=training&depth=12", "optimize")
+    app.number_input(key="set recompute-activations every").set_value(3)
+    settle(app)
+    click(app, "add recompute-activations")
+    assert parse(words(app)).pipeline[0].words == "recompute-activations(every=3)"
+    assert "same bits" in texts(app)
+
+
+def test_what_has_nothing_to_do_says_why() -> None:
+    app = opened("model=zoo/mlp", "optimize")
+    reasons = "\n".join(str(frame.value.iloc[0, -1]) for frame in app.dataframe)
+    assert "no backward" in reasons
+
+
+class Refuting:
+    """The client with the last step of every answer refuted: what a wrong optimization leads to."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def result(self, job_id: str) -> Result:
+        found = self._client.result(job_id)
+        if not isinstance(found, OptimizeResult) or not found.steps:
+            return found
+        verdict = Verdict("refuted", WorstTensor("gradient key.weight", 0.31, 1e-7), "gradient key.weight is off", 12)
+        wrong = msgspec.structs.replace(found.steps[-1], verdict=verdict)
+        return msgspec.structs.replace(found, steps=(*found.steps[:-1], wrong))
+
+
+def test_a_refuted_step_stays_in_red_with_the_worst_tensor(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs.client, "_default", Refuting(client))
+    app = opened(f"{ATTENTION}&pipeline=fuse-attention", "optimize")
+    assert "Refuted" in app.error[0].value
+    assert "`gradient key.weight`" in app.error[0].value
+    assert "3.10e-01" in app.error[0].value
+    assert app.button(key="remove 0")
+
+
+# ---------------------------------------------------------------- Measure
+
+
+def test_measuring_shows_times_with_intervals_beside_counts() -> None:
+    app = opened(f"{ATTENTION}&device=cpu&pipeline=fuse-attention", "measure")
+    assert "Not measured yet" in texts(app)
+    button = next(button for button in app.button if button.label == "Measure")
+    button.click()
+    settle(app)
+    table = app.dataframe[1].value
+    assert table["Graph"].tolist() == ["captured", "fuse-attention"]
+    assert table["Time (measured)"].str.contains(r"\d+(?:\.\d+)? ms  \[").all()
+    assert "95 % interval" in "\n".join(element.value for element in [*app.success, *app.info, *app.warning])
+    app.run()
+    assert any(button.label == "Measure again" for button in app.button)
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message", "way_out"),
+    [
+        ("model=zoo/gtp2", "there is no model `zoo/gtp2`", "zoo/gpt2"),
+        ("model=zoo/mlp&bacth=3", "`bacth` is not an option", "batch"),
+        ("model=zoo/mlp&batch=-1", "`batch` cannot be `-1`", "whole number from 1"),
+        ("model=zoo/mlp&dtype=float12", "`dtype` cannot be `float12`", "float32"),
+        ("model=zoo/mlp&mode=guess", "guess", "inference"),
+        ("model=zoo/mlp&pipeline=fuse-atention", "there is no optimization `fuse-atention`", "fuse-attention"),
+        ("model=zoo/mlp&pipeline=recompute-activations(every=x)", "`every` cannot be `x`", "whole number"),
+        ("model=source/" + "0" * 64, "not kept on this machine", "upload"),
+        ("modle=zoo/mlp", "model", "model"),
+    ],
+)
+@pytest.mark.parametrize("page", ["explore", "optimize"])
+def test_a_wrong_word_in_the_address_is_explained_and_the_screen_stays(page: str, wrong: str, message: str, way_out: str) -> None:
+    app = opened("model=zoo/chain&depth=2", page if page != "explore" else "")
+    before = [metric.value for metric in app.metric] + [len(frame.value) for frame in app.dataframe]
+    go(app, wrong)
+    shown = app.error[0].value.replace("\\", "").lower()
+    assert message.lower() in shown
+    assert way_out.lower() in shown
+    assert "Shown instead: `model=zoo/chain&mode=inference&depth=2`" in texts(app)
+    assert [metric.value for metric in app.metric] + [len(frame.value) for frame in app.dataframe] == before
+
+
+FORWARD = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def forward(self, x):
+        if x.sum() > 0:
+            return x
+        return -x
+
+def model():
+    return Net()
+
+def inputs():
+    return (torch.ones(3),)
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "where"),
+    [
+        ("def model(:\n    pass", "does not parse", "model.py:1"),
+        ("import torch\n\nraise ValueError('![x](http://x) <b>no</b>')", "raised ValueError", "model.py:3"),
+        ("def inputs():\n    return ()", "no function model()", "model.py"),
+        ("def model():\n    return 3\ndef inputs():\n    return ()", "not an nn.Module", "model.py"),
+        (FORWARD, "value", "model.py:7"),
+        ("import os\nos._exit(3)", "exit", "model.py"),
+    ],
+    ids=["parse", "raise", "no model", "not a module", "data dependent", "exit"],
+)
+def test_a_wrong_file_is_explained_with_its_line_and_the_screen_stays(text: str, message: str, where: str) -> None:
+    app = opened("model=zoo/chain&depth=2")
+    before = [metric.value for metric in app.metric]
+    digest = jobs.client.default_client().keep_source(text, "model.py")
+    go(app, f"model=source/{digest}")
+    assert len(app.error) == 1
+    shown = app.error[0].value
+    assert message in shown.replace("\\", "")
+    assert "![" not in shown
+    assert "<b>" not in shown.replace("\\<", "")
+    assert "Traceback" not in shown
+    assert where in shown or message == "exit"
+    assert [metric.value for metric in app.metric] == before
+    assert any(area.value == text for area in app.text_area)  # what was typed is still there
+
+
+def test_own_file_starts_from_one_that_works_and_keeps_what_is_typed() -> None:
+    app = opened()
+    app.selectbox(key="model").set_value("source")
+    settle(app)
+    assert not app.error
+    assert app.text_area[0].value == STARTER
+    app.text_area[0].set_value(STARTER.replace("64), Block(64)", "64), Block(64), Block(64)"))
+    next(button for button in app.button if button.label == "Show its graph").click()
+    settle(app)
+    assert not app.error
+    assert app.text_area[0].value.count("Block(64)") == 3
+
+
+def test_a_model_that_never_ends_can_be_cancelled_and_the_next_one_works(client: Client) -> None:
+    app = opened("model=zoo/chain&depth=2")
+    before = [metric.value for metric in app.metric]
+    digest = client.keep_source("while True:\n    pass", "model.py")
+    app.query_params.clear()
+    app.query_params["model"] = f"source/{digest}"
+    app.run()
+    assert busy(app)
+    assert [metric.value for metric in app.metric] == before
+    next(button for button in app.button if button.label == "Cancel").click()
+    settle(app)
+    assert "Cancelled" in app.info[0].value
+    assert [metric.value for metric in app.metric] == before
+    go(app, "model=zoo/chain&depth=3")
+    assert not app.error
+    assert [metric.value for metric in app.metric] != before
+
+
+def test_a_crashed_worker_is_an_error_and_trying_again_works(client: Client) -> None:
+    asked = parse("model=zoo/chain&depth=4").words
+    app = opened("model=zoo/chain&depth=2")
+    request: Request = Explore(asked)
+    job_id = request_hash(request)
+    crashed = client.keep_source("import ctypes\nctypes.string_at(0)", "model.py")
+    go(app, f"model=source/{crashed}")
+    assert "SIGSEGV" in app.error[0].value
+    go(app, asked)
+    assert not app.error
+    assert client.state(job_id).status == "done"
+
+
+# ---------------------------------------------------------------- what is drawn
+
+
+def test_drawing_carries_every_node_and_edge(client: Client) -> None:
+    graph = explored(client, parse(ATTENTION).words).graph
+    data = drawing(graph, {})
+    names = [row[0] for row in data["nodes"]]
+    assert names == [node.name for node in graph.nodes if node.op != "output"]
+    edges = {(names[index], row[0]) for row in data["nodes"] for index in row[7]}
+    assert edges == {(name, node.name) for node in graph.nodes if node.op != "output" for name in node.inputs}
+    assert data["phases"] == ["forward", "loss", "backward"]
+
+
+def test_marks_are_those_of_the_diff(client: Client) -> None:
+    found = cast(OptimizeResult, client.run(Optimize(parse(f"{ATTENTION}&pipeline=fuse-attention").words)))
+    diff = found.steps[0].diff
+    rows = drawing(found.graphs[0], dict.fromkeys(diff.removed, "removed"))["nodes"]
+    assert {row[0] for row in rows if row[6] == 2} == set(diff.removed)
+    assert diff.removed
+
+
+@pytest.mark.parametrize(("modules", "common"), [(["a.b", "a.c"], "a"), (["a.b"], "a.b"), (["a", "b"], ""), (["ab", "a"], ""), ([], "")])
+def test_common_module(modules: list[str], common: str) -> None:
+    assert common_module(modules) == common
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"), [(100, 88, "−12 %"), (100, 100, "same"), (0, 4, "new"), (1e6, 999_977, "−0.0023 %"), (4, 9, "+125 %")]
+)
+def test_change_in_words(before: float, after: float, text: str) -> None:
+    assert show.change(before, after) == text
+
+
+@pytest.mark.parametrize(("text", "safe"), [("a `b_c` [d](e)", r"a `b_c` \[d\](e)"), ("one ` tick_", r"one ' tick\_")])
+def test_foreign_text_is_plain_in_markdown(text: str, safe: str) -> None:
+    assert show.plain(text) == safe
+
+
+def test_memory_chart_peaks_where_the_totals_say(client: Client) -> None:
+    graph = explored(client, parse(ATTENTION).words).graph
+    figure = charts.memory(graph)
+    assert show.size(graph.totals.peak_bytes) in figure.layout.annotations[0].text  # type: ignore[attr-defined]
