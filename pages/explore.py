@@ -9,7 +9,7 @@ import streamlit as st
 from graphs.record import CaptureReport, GraphSnapshot
 from jobs.record import Explore, ExploreResult
 from pages.ui import charts, choose, nodes, show, state, work
-from pages.ui.graph_view import focus_node, graph_view
+from pages.ui.graph_view import graph_view, wish
 
 PANE = "explore graph"
 
@@ -32,10 +32,11 @@ def graph_and_table(graph: GraphSnapshot, report: CaptureReport) -> None:
     """The graph, the chosen node, and the table: a click in one shows in the others, without a rerun of the page."""
     picture, side = st.columns([2.7, 1])
     with picture:
-        graph_view(graph, PANE, height=600, on_select=take_click)
-        focus_node(PANE, st.session_state.get("focus", ""), st.session_state.get("turn", 0))
+        seen = graph_view([graph], PANE, height=620, look=state.look(), on_select=take_click)
+        wish(PANE, seen["digest"], st.session_state.get("turn", 0), st.session_state.get("focus", ""))
+        state.keep_look(seen.get("look") or "")
         show.legend()
-    with side, st.container(height=600, border=True):
+    with side, st.container(height=620, border=True):
         nodes.details(graph, st.session_state.get("node", ""), "explore", take_choice)
     table, memory, capture = st.tabs(["Nodes", "Memory over time", "How it was captured"])
     with table:
@@ -58,7 +59,8 @@ def captured(report: CaptureReport) -> None:
 
 
 def take_click() -> None:
-    st.session_state["node"] = st.session_state[PANE]["selected"]
+    chosen = st.session_state[PANE].get("selected")
+    st.session_state["node"] = chosen["name"] if chosen else ""
 
 
 def take_choice(name: str) -> None:

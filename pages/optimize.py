@@ -4,6 +4,9 @@ Improve the graph one step at a time. Each step says where it applies and where 
 shows what it changed.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import streamlit as st
 
 from graphs.record import GraphSnapshot
@@ -11,10 +14,10 @@ from jobs.experiment import Experiment, StepWords
 from jobs.record import CatalogueResult, Optimize, OptimizeResult
 from optimizers.record import Offer, OptimizationRecord, StepRecord
 from pages.ui import choose, nodes, show, state, work
-from pages.ui.graph_view import focus_node, graph_view
+from pages.ui.graph_view import graph_view, wish
 
-BEFORE, AFTER = "graph before", "graph after"
-HEIGHT = 560
+PANE = "pipeline graph"
+HEIGHT = 660
 
 
 def main() -> None:
@@ -43,6 +46,7 @@ def main() -> None:
 def steps(experiment: Experiment, found: OptimizeResult) -> None:
     """The pipeline, a card for each step."""
     st.subheader("Pipeline", anchor=False)
+    st.session_state["step on card"] = chosen_step(len(experiment.pipeline))
     if not experiment.pipeline:
         st.caption("No step yet: this is the graph as captured. Add one from the list below.")
     for index, step in enumerate(experiment.pipeline):
@@ -52,7 +56,7 @@ def steps(experiment: Experiment, found: OptimizeResult) -> None:
 
 
 def step_card(experiment: Experiment, index: int, step: StepWords, record: StepRecord | None) -> None:
-    chosen = index == chosen_step(len(experiment.pipeline))
+    chosen = index == st.session_state["step on card"]
     st.markdown(f"**{index + 1}. {step.words}**" + ("  :gray[:small[shown]]" if chosen else ""))
     if record:
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -87,12 +91,13 @@ def remove(index: int) -> None:
 def take_step(index: int) -> None:
     st.session_state["step"] = index
     st.session_state.pop("places", None)
+    go_to("")
 
 
 def chosen_step(count: int) -> int:
-    """The step whose before and after is shown: the one chosen, else the last; −1 without any."""
-    index = st.session_state.get("step", count - 1)
-    return index if 0 <= index < count else count - 1
+    """The step whose before and after is shown: the one chosen, else the last; −1 is the graph as captured."""
+    index = st.session_state.get("step", (state.look().get("step") or count) - 1)
+    return index if -1 <= index < count else count - 1
 
 
 # ---------------------------------------------------------------- what could be done
@@ -189,36 +194,65 @@ def take_places(name: str) -> None:
 
 
 def picture(found: OptimizeResult) -> None:
-    """One step before and after; without any step, the graph as it is; on request, the places of an offer."""
+    """The pipeline's graphs, one step before and after; on request, the places of an offer."""
     places = next((offer for offer in found.offers if offer.optimization == st.session_state.get("places")), None)
-    index = chosen_step(len(found.steps))
     if places and places.sites:
         st.subheader(f"Where {places.optimization} applies", anchor=False)
-        one_graph(found.graphs[-1], dict.fromkeys(places.sites, "place"))
-    elif index < 0:
-        st.subheader("The graph as captured", anchor=False)
-        one_graph(found.graphs[0], {})
-        show.totals_table([("captured", found.graphs[0].totals)])
+        one_graph(found.graphs[-1], places.sites)
     else:
-        step_view(found.steps[index], found.graphs[index], found.graphs[index + 1], index)
-        if len(found.steps) > 1:
-            st.subheader("The whole pipeline", anchor=False)
-            named = [(step.words, step.after) for step in found.steps]
-            show.totals_table([("captured", found.graphs[0].totals), *named])
+        step_view(found)
 
 
 @st.fragment
-def one_graph(graph: GraphSnapshot, marks: dict[str, str]) -> None:
-    chosen = graph_view(graph, "graph alone", marks, HEIGHT + 60)
+def one_graph(graph: GraphSnapshot, places: Sequence[str]) -> None:
+    chosen = graph_view([graph], "places graph", places=places, height=HEIGHT)["selected"]
+    st.button("Back to the pipeline", on_click=lambda: st.session_state.pop("places", None), icon=":material/arrow_back:")
     show.legend()
     if chosen:
         with st.container(border=True):
-            nodes.details(graph, chosen, "alone", lambda name: None)
+            nodes.details(graph, chosen["name"], "places", lambda name: None)
 
 
 @st.fragment
-def step_view(step: StepRecord, before: GraphSnapshot, after: GraphSnapshot, index: int) -> None:
-    """Before and after side by side with what changed marked, then the numbers and the near-misses."""
+def step_view(found: OptimizeResult) -> None:
+    """The step that is shown: its verdict, the graph before and after with what changed marked, the numbers and the near-misses."""
+    steps = found.steps
+    index = chosen_step(len(steps))
+    if index != st.session_state.get("step on card", index):
+        st.rerun()  # the list of steps outside this fragment says which one is shown
+    step = steps[index] if index >= 0 else None
+    heading(step, index)
+    seen = graph_view(
+        found.graphs,
+        PANE,
+        steps=["captured", *(one.words for one in steps)],
+        diffs=[one.diff for one in steps],
+        height=HEIGHT,
+        look={**state.look(), "step": index + 1},
+        on_step=take_walk,
+    )
+    wish(PANE, seen["digest"], st.session_state.get("turn", 0), st.session_state.get("focus", ""), index + 1)
+    state.keep_look(seen.get("look") or "")
+    show.legend(marks=step is not None)
+    if chosen := seen.get("selected"):
+        details_of(found, chosen, index)
+    if step is None:
+        show.totals_table([("captured", found.graphs[0].totals)])
+        return
+    show.totals_table([("before", step.before), ("after", step.after)])
+    if step.misses:
+        st.markdown(f"**Why not here?** {show.plural(len(step.misses), 'near-miss')}. Choose a row to see the node.")
+        show.misses(step.misses, f"step misses {index}", go_to)
+    if len(steps) > 1:
+        st.subheader("The whole pipeline", anchor=False)
+        show.totals_table([("captured", found.graphs[0].totals), *((one.words, one.after) for one in steps)])
+
+
+def heading(step: StepRecord | None, index: int) -> None:
+    """Which step it is, what it changed, and what the proof says."""
+    if step is None:
+        st.subheader("The graph as captured", anchor=False)
+        return
     st.subheader(f"Step {index + 1}: {step.optimization}", anchor=False)
     with st.container(horizontal=True, vertical_alignment="center"):
         show.verdict(step.verdict)
@@ -228,46 +262,30 @@ def step_view(step: StepRecord, before: GraphSnapshot, after: GraphSnapshot, ind
         st.warning(f"Against its claim: {show.sentence(sentence)}", icon=":material/warning:")
     if not step.matches:
         st.info("The step found no place to rewrite: before and after are the same graph.", icon=":material/info:")
-    left, right = st.columns(2, gap="small")
-    with left:
-        st.caption("**Before**")
-        chosen = graph_view(
-            before, BEFORE, dict.fromkeys(step.diff.removed, "removed") | dict.fromkeys(step.diff.changed, "changed"), HEIGHT
-        )
-    with right:
-        st.caption("**After**")
-        made = graph_view(after, AFTER, dict.fromkeys(step.diff.added, "added") | dict.fromkeys(step.diff.changed, "changed"), HEIGHT)
-    show.legend(marks=True)
-    details_of_both(before, after, chosen, made)
-    show.totals_table([("before", step.before), ("after", step.after)])
-    if step.misses:
-        st.markdown(f"**Why not here?** {show.plural(len(step.misses), 'near-miss')}. Choose a row to see the node before the step.")
-        focus(BEFORE, show.misses(step.misses, f"step misses {index}"))
 
 
-def details_of_both(before: GraphSnapshot, after: GraphSnapshot, chosen: str, made: str) -> None:
-    """The nodes chosen in the two panes, side by side."""
-    if not chosen and not made:
-        return
-    left, right = st.columns(2, gap="small", border=True)
-    with left:
-        nodes.details(before, chosen, "before", lambda name: focus_later(BEFORE, name))
-    with right:
-        nodes.details(after, made, "after", lambda name: focus_later(AFTER, name))
-    for pane in (BEFORE, AFTER):
-        if wish := st.session_state.get(f"wish {pane}"):
-            focus_node(pane, *wish)
+def details_of(found: OptimizeResult, chosen: Mapping[str, Any], index: int) -> None:
+    """The chosen node before and after the step, where it is there."""
+    before, after = found.graphs[max(index, 0)], found.graphs[index + 1]
+    name = chosen["name"]
+    sides = [(title, graph) for title, graph in (("before", before), ("after", after)) if name in graph.by_name()]
+    if index < 0:
+        sides = [("captured", after)]
+    for column, (title, graph) in zip(st.columns(max(1, len(sides)), gap="small", border=True), sides, strict=False):
+        with column:
+            if len(sides) > 1 or index >= 0:
+                st.caption(title.capitalize())
+            nodes.details(graph, name, title, go_to)
 
 
-def focus_later(pane: str, name: str) -> None:
-    turn = st.session_state.get("turn", 0) + 1
-    st.session_state["turn"] = turn
-    st.session_state[f"wish {pane}"] = (name, turn)
+def take_walk() -> None:
+    """The reader walked to another step inside the picture."""
+    st.session_state["step"] = int(st.session_state[PANE].get("step") or 0) - 1
 
 
-def focus(pane: str, name: str) -> None:
-    if name:
-        focus_node(f"{pane}", name, hash(name) & 0xFFFF)
+def go_to(name: str) -> None:
+    st.session_state["focus"] = name
+    st.session_state["turn"] = st.session_state.get("turn", 0) + 1
 
 
 main()

@@ -61,7 +61,7 @@ def matching(nodes: Sequence[NodeRecord], text: str) -> list[NodeRecord]:
 
 def _searched(node: NodeRecord) -> str:
     source = f"{node.source.file}:{node.source.line} {node.source.text}" if node.source else ""
-    return " ".join((node.name, node.target, node.phase, node.module, node.role, shape_text(node), source)).lower()
+    return " ".join((node.name, node.target, node.phase, node.module, node.role, node.dtype, shape_text(node), source)).lower()
 
 
 def frame(nodes: Sequence[NodeRecord]) -> pd.DataFrame:
@@ -73,7 +73,7 @@ def frame(nodes: Sequence[NodeRecord]) -> pd.DataFrame:
             "phase": [node.phase for node in nodes],
             "module": [node.module for node in nodes],
             "role": [node.role for node in nodes],
-            "output": [shape_text(node) for node in nodes],
+            "output": [f"{node.dtype} {shape_text(node)}" if node.shape is not None else "" for node in nodes],
             "output MiB": [node.bytes / 2**20 for node in nodes],
             "launches": [node.cost.launches if node.cost.known else None for node in nodes],
             "MFLOP": [node.cost.flops / 1e6 if node.cost.known else None for node in nodes],

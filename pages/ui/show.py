@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -91,12 +91,14 @@ def number(count: float, unit: str = "") -> str:
 
 
 def change(before: float, after: float) -> str:
-    """Two figures: `−12 %`, `+0.0023 %`; or `same`, `new`."""
+    """Two figures: `−12 %`, `+0.0023 %`; or `same`, `nearly the same`, `new`."""
     if before == after:
         return "same"
     if not before:
         return "new"
     share = abs(after - before) / abs(before) * 100
+    if share < 0.001:
+        return "nearly the same"
     return f"{'+' if after > before else '−'}{f'{share:.0f}' if share >= 10 else f'{share:.2g}'} %"
 
 
@@ -258,24 +260,27 @@ def diff(diff: Diff) -> None:
 def legend(marks: bool = False) -> None:
     """How the graph is to be read."""
     text = (
-        ":blue[▭ blue] multiplies matrices · ┄ dashed outline: a view, moves nothing · pill: parameter, buffer or input · ▾ leaves the graph. "
-        "Double click or ± opens a group; drag moves, wheel zooms, click selects."
+        ":blue[▭ blue] multiplies matrices · ┄ dashed outline: a view, moves nothing · *italic*: parameters it reads · ↘ ↗ ends of far edges, click to follow · "
+        "▾ leaves the graph. Double click or ± opens a group; drag moves, wheel zooms; **?** shows the keys."
     )
     if marks:
         text = (
-            ":red[− dashed, struck through]: removed · :green[+ thick]: added · :orange[~ dotted]: changed; a closed group shows how many. "
-            + text
+            ":red[− dashed, struck through]: removed · :green[+ thick]: added · :green[⊕ double]: does the work of several · "
+            ":orange[~ dotted]: changed; a closed group shows how many. " + text
         )
     st.caption(text)
 
 
-def misses(misses: Sequence[MissRecord], key: str) -> str:
-    """Near-misses and why; returns the node of the row that is chosen."""
+def misses(misses: Sequence[MissRecord], key: str, choose: Callable[[str], None] = lambda name: None) -> None:
+    """Near-misses and why; choosing a row calls `choose` with its node."""
     if not misses:
-        return ""
+        return
+
+    def chosen() -> None:
+        rows = st.session_state[key]["selection"]["rows"]
+        if rows and rows[0] < len(misses):
+            choose(misses[rows[0]].node)
+
     table = pd.DataFrame([{"Node": miss.node, "Why not here": miss.reason} for miss in misses])
-    event = st.dataframe(
-        table, hide_index=True, key=key, on_select="rerun", selection_mode="single-row", height=min(260, 40 + 35 * len(misses))
-    )
-    rows = event["selection"]["rows"]
-    return misses[rows[0]].node if rows and rows[0] < len(misses) else ""
+    height = min(260, 40 + 35 * len(misses))
+    st.dataframe(table, hide_index=True, key=key, on_select=chosen, selection_mode="single-row", height=height)

@@ -6,7 +6,9 @@ in the URL leave on screen what was there.
 
 from __future__ import annotations
 
+import base64
 import difflib
+import zlib
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -21,12 +23,32 @@ from optimizers.record import OptimizationRecord, Parameter
 from pages.ui import show
 
 WORDS = "words"
+LOOK = "look"  # how the graph was looked at: part of a link, not of the experiment
+LOOK_LIMIT = 20_000
 FIRST_CHOICE = "zoo/mlp"
+
+
+class Camera(msgspec.Struct):
+    x: float
+    y: float
+    scale: float
+
+
+class Look(msgspec.Struct, omit_defaults=True):
+    """What the graph view takes from a link; see `look` in static/graph/view.js."""
+
+    step: int | None = None
+    open: list[str] | None = None
+    at: Camera | None = None
+    colour: str = ""
+    unfold: bool = False
+    wide: bool = False
+    selected: str = ""
 
 
 def experiment(catalogue: CatalogueResult) -> Experiment:
     """What the URL asks for. Wrong words are explained at the top of the page, and the last right ones hold."""
-    given = [(key, value) for key in st.query_params for value in st.query_params.get_all(key)]
+    given = [(key, value) for key in st.query_params if key != LOOK for value in st.query_params.get_all(key)]
     if not given:
         return _keep(_last(catalogue), write=True)
     try:
@@ -48,6 +70,24 @@ def current() -> Experiment:
 def change(**fields: Any) -> None:
     """Asks for another experiment: writes it into the URL. For callbacks; the rerun that follows shows it."""
     _keep(msgspec.structs.replace(current(), **fields), write=True)
+
+
+def look() -> dict[str, Any]:
+    """How a link wants the graph to be seen at first: step, open groups, camera, colour, selected node. Nonsense is no wish at all."""
+    if "first look" not in st.session_state:
+        st.session_state["first look"] = st.query_params.get(LOOK, "")
+    try:
+        unpacked = zlib.decompressobj().decompress(base64.urlsafe_b64decode(st.session_state["first look"]), LOOK_LIMIT)
+        found = msgspec.json.decode(unpacked, type=Look)
+    except (ValueError, zlib.error):  # msgspec's errors are ValueErrors
+        return {}
+    return msgspec.to_builtins(found)
+
+
+def keep_look(text: str) -> None:
+    """Writes the look into the address, as the graph view reports it."""
+    if text:
+        st.query_params[LOOK] = base64.urlsafe_b64encode(zlib.compress(text.encode(), 9)).decode()
 
 
 def set_option(option: OptionRecord, value: str) -> None:

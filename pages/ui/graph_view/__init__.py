@@ -1,58 +1,87 @@
-"""The graph component: Python's face of static/graph_view.js.
+"""The graph component: Python's face of static/graph/component.js.
 
-What travels to the browser is the least that the picture needs: per node a name, what to write on it, where it belongs and what it reads.
-Selection comes back as a node's name; it is never echoed in the data, so a click does not move the graph again.
+Three mounts make a picture. The graph travels alone, compressed, once: its message stays the same however often the page reruns, so that
+Streamlit sends a reference. The view names the graph by its digest. A wish (show this node) has a mount of its own.
+What a reader does comes back as state — the selected node, the step, the look — and is never echoed in the data, so a click moves nothing.
 """
 
 from __future__ import annotations
 
 import functools
+import gzip
 import hashlib
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from streamlit.components import v2
 
-from graphs.record import GraphSnapshot
-from pages.ui.graph_view.drawing import MARKS, drawing
+from graphs.record import Diff, GraphSnapshot
+from pages.ui.graph_view.drawing import picture
 
 HERE = Path(__file__).parent
-STATIC = HERE.parents[2] / "static"
+STATIC = HERE.parents[2] / "static" / "graph"
 LOADER = """
 export default function (component) {
-  const place = new URL("app/static/graph_view.js?v=VERSION", document.baseURI);
+  const place = new URL("app/static/graph/component.js?v=VERSION", document.baseURI);
   import(place).then((module) => module.ENTRY(component));
 }
 """
+KEPT_PICTURES = 24
 
-__all__ = ["MARKS", "focus_node", "graph_view"]
+_pictures: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
 
 
 def graph_view(
-    graph: GraphSnapshot,
+    graphs: Sequence[GraphSnapshot],
     pane: str,
-    marks: Mapping[str, str] | None = None,
+    steps: Sequence[str] = ("captured",),
+    diffs: Sequence[Diff] = (),
+    places: Sequence[str] = (),
     height: int = 600,
+    look: Mapping[str, Any] | None = None,
     on_select: Callable[[], None] = lambda: None,
-) -> str:
-    """Draws a graph and returns the name of the node that was clicked last in this pane, or nothing.
+    on_step: Callable[[], None] = lambda: None,
+) -> Mapping[str, Any]:
+    """Draws a graph, or the graphs of a pipeline with a step's before and after side by side.
+
+    Returns what the reader did: `selected` ({name, side, step} or None), `step`, `look` (JSON for a link); and the picture's `digest`.
 
     Args:
-        pane: tells several graphs on one page apart.
-        marks: node -> added, removed or changed.
-        on_select: called before the rerun that follows a click; the name is in `st.session_state[pane]["selected"]`.
+        pane: tells several pictures on one page apart.
+        places: nodes of the last graph to mark.
+        look: where a link wants the picture to begin: step, open groups, camera, colour, selected node.
+        on_select, on_step: called before the rerun that follows a click or a step; the state is in `st.session_state[pane]`.
     """
-    data: dict[str, Any] = {"pane": pane, "height": height, **drawing(graph, marks or {})}
-    data["digest"] = hashlib.sha1(msgspec.json.encode(data)).hexdigest()
-    shown = _component("graph-view", "show")(key=pane, data=data, height=height, default={"selected": ""}, on_selected_change=on_select)
-    return shown.get("selected") or ""
+    digest, content = _picture(graphs, tuple(steps), diffs, tuple(places))
+    data = {"pane": pane, "height": height, "digest": digest, "look": dict(look or {})}
+    default = {"selected": None, "step": len(graphs) - 1, "look": ""}
+    changes = {"on_selected_change": on_select, "on_step_change": on_step, "on_look_change": lambda: None}
+    state = _component("graph-view", "show")(key=pane, data=data, height=height, default=default, **changes)
+    _component("graph-data", "keep")(key=f"{pane}-data", data=content, height=1)
+    current = digest in (state.get("look") or "")  # a look at an earlier picture says nothing about this one
+    return {"selected": state.get("selected"), "step": state.get("step"), "look": state["look"] if current else "", "digest": digest}
 
 
-def focus_node(pane: str, name: str, turn: int) -> None:
-    """Brings a node to the middle of a pane and selects it there. Each new wish has a new `turn`."""
-    _component("graph-focus", "focus")(key=f"{pane}-focus", data={"pane": pane, "name": name, "turn": turn}, height=1)
+def wish(pane: str, digest: str, turn: int, name: str = "", step: int | None = None) -> None:
+    """Asks the picture of that digest to go to a step, and to bring a node to the middle and select it. Each new wish has a new `turn`."""
+    data = {"pane": pane, "of": digest, "turn": turn, "name": name, "step": step}
+    _component("graph-wish", "wish")(key=f"{pane}-wish", data=data, height=1)
+
+
+def _picture(graphs: Sequence[GraphSnapshot], steps: tuple[str, ...], diffs: Sequence[Diff], places: tuple[str, ...]) -> tuple[str, bytes]:
+    """The digest and the compressed payload; computed once while the same records are shown."""
+    key = repr(([id(graph) for graph in graphs], [graph.totals for graph in graphs], steps, places))
+    if key not in _pictures:
+        payload = picture(graphs, steps, diffs, places)
+        digest = hashlib.sha256(msgspec.json.encode(payload)).hexdigest()[:20]
+        _pictures[key] = (digest, gzip.compress(msgspec.json.encode({**payload, "digest": digest}), 6, mtime=0))
+    _pictures.move_to_end(key)
+    while len(_pictures) > KEPT_PICTURES:
+        _pictures.popitem(last=False)
+    return _pictures[key]
 
 
 @functools.cache
@@ -64,4 +93,4 @@ def _component(name: str, entry: str) -> Callable[..., Any]:
 
 def _version() -> str:
     """Changes whenever a module of the picture does, so that browsers do not keep an old one."""
-    return hashlib.sha1(b"".join(path.read_bytes() for path in sorted(STATIC.glob("*.js")))).hexdigest()[:12]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(STATIC.glob("*.js")))).hexdigest()[:12]

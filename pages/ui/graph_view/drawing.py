@@ -1,55 +1,209 @@
-"""What is drawn of a graph: labels, kinds, the group of each node, edges. A snapshot in, plain JSON out."""
+"""What is drawn: the union of the graphs of all steps as columns of plain JSON, read by static/graph/model.js.
+
+A node of the union lives in the graphs `first`…`last`; so does an edge. One layout of the union serves every step, which is why a node that
+a step leaves alone does not move.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from graphs.record import GraphSnapshot, NodeRecord
+import msgspec
+
+from graphs.lifetimes import lifetimes, memory_curve
+from graphs.record import Diff, GraphSnapshot, NodeRecord
 
 PHASES = ("forward", "loss", "backward", "recompute", "update")
-MARKS = ("", "added", "removed", "changed", "place")
 KINDS = ("op", "matmul", "view", "parameter", "input", "constant")
 ROLE_KINDS = {"parameter": "parameter", "buffer": "constant", "constant": "constant", "input": "input", "seed": "input"}
 SHORT_DTYPES = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16": "bf16", "int64": "i64", "int32": "i32"}
 
 
-def drawing(graph: GraphSnapshot, marks: Mapping[str, str]) -> dict[str, Any]:
-    """Phases, modules, and one row per node: name, label, shape, phase, module, kind, mark, inputs, is it an output.
+class UnionNode:
+    """A node of the union, as it stands in the last graph that has it."""
 
-    The output node is left out: it reads whatever the graph gives back, and those nodes carry a mark instead.
+    def __init__(self, node: NodeRecord, first: int) -> None:
+        self.node = node
+        self.first = self.last = first
+
+
+def picture(
+    graphs: Sequence[GraphSnapshot],
+    steps: Sequence[str] = ("captured",),
+    diffs: Sequence[Diff] = (),
+    places: Collection[str] = (),
+    measured_ms: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """The payload of the graph view.
+
+    Args:
+        graphs: the captured graph and the graph after every step.
+        steps: what each graph is called.
+        diffs: of graph `k` against graph `k + 1`.
+        places: nodes of the last graph to mark.
+        measured_ms: time of each node of the last graph, where it was measured.
     """
-    nodes = [node for node in graph.nodes if node.op != "output"]
-    groups = placement(nodes)
-    phases = [phase for phase in PHASES if any(group[0] == phase for group in groups.values())]
-    modules = {module: index for index, module in enumerate(dict.fromkeys(module for _, module in groups.values()))}
-    index = {node.name: position for position, node in enumerate(nodes)}
-    outputs = set(graph.outputs)
-    rows = [
-        [
-            node.name,
-            label(node),
-            shape_text(node),
-            phases.index(groups[node.name][0]),
-            modules[groups[node.name][1]],
-            KINDS.index(kind(node)),
-            MARKS.index(marks.get(node.name, "")),
-            [index[name] for name in dict.fromkeys(node.inputs) if name in index],
-            int(node.name in outputs and node.op == "call_function"),
-        ]
-        for node in nodes
-    ]
-    return {"phases": phases, "modules": list(modules), "nodes": rows}
+    nodes, lookup = _union(graphs)
+    by_name = [graph.by_name() for graph in graphs]
+    strings: dict[str, int] = {}
+    coded = functools.partial(_coded, strings)
+    records = [one.node for one in nodes]
+    placed = placement(records)
+    phases = [phase for phase in PHASES if any(phase == at for at, _ in placed)]
+    columns = {
+        "name": coded(node.name for node in records),
+        "label": coded(map(label, records)),
+        "target": coded(node.target for node in records),
+        "shape": coded(map(shape_text, records)),
+        "dtype": coded(SHORT_DTYPES.get(node.dtype, node.dtype) for node in records),
+        "module": coded(module for _, module in placed),
+        "role": coded(node.role for node in records),
+        "source": coded(f"{node.source.file}:{node.source.line} {node.source.text.strip()}" if node.source else "" for node in records),
+        "phase": [phases.index(phase) for phase, _ in placed],
+        "kind": [KINDS.index(kind(node)) for node in records],
+        "first": [one.first for one in nodes],
+        "last": [one.last for one in nodes],
+        "origins": _origins(records),
+    }
+    changed = [[], *([lookup[at + 1][name] for name in found.changed if name in lookup[at + 1]] for at, found in enumerate(diffs))]
+    data: dict[str, Any] = {
+        "steps": list(steps),
+        "phases": phases,
+        "nodes": columns,
+        "edges": _edges(graphs, lookup),
+        "values": _values(graphs, nodes, lookup, measured_ms or {}),
+        "outputs": [
+            [lookup[at][name] for name in graph.outputs if by_name[at][name].op == "call_function"] for at, graph in enumerate(graphs)
+        ],
+        "changed": changed or [[]],
+        "fused": [[], *(_fused(by_name[at], by_name[at + 1], found, lookup[at + 1]) for at, found in enumerate(diffs))],
+        "places": [lookup[-1][name] for name in places if name in lookup[-1]],
+    }
+    return {**data, "strings": list(strings)}
 
 
-def placement(nodes: Sequence[NodeRecord]) -> dict[str, tuple[str, str]]:
-    """Node -> the phase and module it is drawn in. What runs stands where it was written; parameters, inputs and constants
+def digest(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(msgspec.json.encode(data)).hexdigest()[:20]
+
+
+def _coded(strings: dict[str, int], texts: Any) -> list[int]:
+    return [strings.setdefault(text, len(strings)) for text in texts]
+
+
+# ---------------------------------------------------------------- the union
+
+
+def _union(graphs: Sequence[GraphSnapshot]) -> tuple[list[UnionNode], list[dict[str, int]]]:
+    """Nodes in an order that every graph's own order agrees with as far as one can, and name -> index for every graph."""
+    after: dict[UnionNode | None, list[UnionNode]] = {None: []}
+    alive: dict[str, UnionNode] = {}
+    by_graph: list[dict[str, UnionNode]] = []
+    for at, graph in enumerate(graphs):
+        here: dict[str, UnionNode] = {}
+        previous: UnionNode | None = None
+        for node in graph.nodes:
+            if node.op == "output":
+                continue
+            known = alive.get(node.name)
+            if known is None or known.last != at - 1:
+                known = alive[node.name] = UnionNode(node, at)
+                after.setdefault(previous, []).insert(0, known)
+                after.setdefault(known, [])
+            known.node, known.last = node, at
+            here[node.name] = known
+            previous = known
+        by_graph.append(here)
+    nodes = _in_order(after)
+    index = {id(one): position for position, one in enumerate(nodes)}
+    return nodes, [{name: index[id(one)] for name, one in here.items()} for here in by_graph]
+
+
+def _in_order(after: Mapping[UnionNode | None, Sequence[UnionNode]]) -> list[UnionNode]:
+    """Each node, then what was inserted after it, the newest first."""
+    found: list[UnionNode] = []
+    waiting = list(reversed(after[None]))
+    while waiting:
+        one = waiting.pop()
+        found.append(one)
+        waiting.extend(reversed(after[one]))
+    return found
+
+
+def _edges(graphs: Sequence[GraphSnapshot], lookup: Sequence[Mapping[str, int]]) -> list[int]:
+    """from, to, first, last of every edge; a tensor that is read twice by one node is two edges."""
+    closed: list[tuple[int, int, int, int]] = []
+    open_since: dict[tuple[int, int, int], int] = {}
+    for at, (graph, found) in enumerate(zip(graphs, lookup, strict=True)):
+        now: set[tuple[int, int, int]] = set()
+        for node in graph.nodes:
+            if node.op == "output":
+                continue
+            reads: Counter[str] = Counter()
+            for name in node.inputs:
+                now.add((found[name], found[node.name], reads[name]))
+                reads[name] += 1
+        for edge in [edge for edge in open_since if edge not in now]:
+            closed.append((edge[0], edge[1], open_since.pop(edge), at - 1))
+        for edge in sorted(now):
+            open_since.setdefault(edge, at)
+    closed += [(source, reader, first, len(graphs) - 1) for (source, reader, _), first in open_since.items()]
+    return [number for edge in sorted(closed) for number in edge]
+
+
+def _origins(records: Sequence[NodeRecord]) -> list[list[int]]:
+    numbers: dict[str, int] = {}
+    return [[numbers.setdefault(origin, len(numbers)) for origin in node.origins] for node in records]
+
+
+def _fused(old: Mapping[str, NodeRecord], new: Mapping[str, NodeRecord], found: Diff, lookup: Mapping[str, int]) -> list[int]:
+    """New nodes that do in one launch what took several: two or more launching nodes of their origins went away."""
+    gone = [frozenset(old[name].origins) for name in found.removed if name in old and old[name].cost.launches]
+    fused = []
+    for name in found.added:
+        origins = frozenset(new[name].origins) if name in new else frozenset()
+        if origins and new[name].cost.launches and sum(1 for other in gone if other and other <= origins) >= 2:
+            fused.append(lookup[name])
+    return fused
+
+
+def _values(
+    graphs: Sequence[GraphSnapshot], nodes: Sequence[UnionNode], lookup: Sequence[Mapping[str, int]], measured_ms: Mapping[str, float]
+) -> dict[str, list[float | None]]:
+    """Numbers to colour by; None where a node carries none."""
+    peak: list[float | None] = [None] * len(nodes)
+    for graph, found in zip(graphs, lookup, strict=True):
+        curve = memory_curve(graph.nodes, graph.outputs)
+        for life in lifetimes(graph.nodes, graph.outputs):
+            held = life.start <= curve.peak_position <= life.end
+            peak[found[life.name]] = life.bytes if held else 0
+    known = [one.node if one.node.op == "call_function" and one.node.cost.known else None for one in nodes]
+    values: dict[str, list[float | None]] = {
+        "bytes": [one.node.bytes for one in nodes],
+        "moved": [node.cost.bytes_moved if node else None for node in known],
+        "flops": [node.cost.flops if node else None for node in known],
+        "intensity": [node.cost.flops / node.cost.bytes_moved if node and node.cost.bytes_moved else None for node in known],
+        "peak": peak,
+    }
+    if measured_ms:
+        values["time"] = [measured_ms.get(one.node.name) if one.last == len(graphs) - 1 else None for one in nodes]
+    return values
+
+
+# ---------------------------------------------------------------- one node
+
+
+def placement(nodes: Sequence[NodeRecord]) -> list[tuple[str, str]]:
+    """The phase and module that each node is drawn in. What runs stands where it was written; parameters, inputs and constants
     stand in the common module of their users, in the first phase that uses them."""
     users: dict[str, list[NodeRecord]] = {}
     for node in nodes:
         for name in dict.fromkeys(node.inputs):
             users.setdefault(name, []).append(node)
-    return {node.name: _place(node, users.get(node.name, [])) for node in nodes}
+    return [_place(node, users.get(node.name, [])) for node in nodes]
 
 
 def _place(node: NodeRecord, users: Sequence[NodeRecord]) -> tuple[str, str]:
@@ -99,8 +253,5 @@ def short_target(target: str) -> str:
 
 
 def shape_text(node: NodeRecord) -> str:
-    """`f32 4×128×768`; empty for nodes with several outputs."""
-    if node.shape is None:
-        return ""
-    dtype = SHORT_DTYPES.get(node.dtype, node.dtype)
-    return f"{dtype} {'×'.join(map(str, node.shape)) or 'scalar'}"
+    """`4×128×768`, `scalar`; empty for nodes with several outputs."""
+    return "" if node.shape is None else "×".join(map(str, node.shape)) or "scalar"
