@@ -81,7 +81,8 @@ def measured_part(measurement: Measurement, labels: Sequence[str], totals: Seque
     """Time and peak memory of what ran, and the verdict in words."""
     st.subheader("Measured", anchor=False)
     # Without `every step` only the first and the last graph ran; which ones did is told by how many there are.
-    shown = list(labels) if len(measurement.labels) == len(labels) else list(measurement.labels)
+    ends = [labels[0], f"all {len(labels) - 1} steps"]
+    shown = list(labels) if len(measurement.labels) == len(labels) else ends
     counts = list(totals) if len(measurement.labels) == len(totals) else [totals[0], totals[-1]][: len(measurement.labels)]
     verdict(measurement)
     left, right = st.columns(2)

@@ -92,7 +92,7 @@ def waterfall(labels: Sequence[str], values: Sequence[float], title: str, unit: 
     texts = [_amount(values[0], unit), *[_signed(step, unit) for step in steps], _amount(values[-1], unit)]
     figure = go.Figure(
         go.Waterfall(
-            x=[*_numbered(labels), "result"],
+            x=[*(label.replace("-", "-<br>") for label in _numbered(labels)), "result"],
             y=[value / scale for value in (values[0], *steps, values[-1])],
             measure=["absolute", *["relative"] * len(steps), "total"],
             text=texts,
@@ -105,6 +105,7 @@ def waterfall(labels: Sequence[str], values: Sequence[float], title: str, unit: 
         )
     )
     _finish(figure, 330, f"{title}, {name}" if name else title)
+    figure.update_xaxes(tickangle=0)
     figure.update_yaxes(range=[0, max(values) / scale * 1.16 or 1])
     return figure
 
