@@ -8,7 +8,7 @@ import streamlit as st
 
 from graphs.record import CaptureReport, GraphSnapshot
 from jobs.record import Explore, ExploreResult
-from pages.ui import charts, choose, nodes, show, state, work
+from pages.ui import charts, choose, nodes, save, show, state, work
 from pages.ui.graph_view import graph_view, wish
 
 PANE = "explore graph"
@@ -38,7 +38,7 @@ def graph_and_table(graph: GraphSnapshot, report: CaptureReport) -> None:
         show.legend()
     with side, st.container(height=620, border=True):
         nodes.details(graph, st.session_state.get("node", ""), "explore", take_choice)
-    table, memory, capture = st.tabs(["Nodes", "Memory over time", "How it was captured"])
+    table, memory, capture, files = st.tabs(["Nodes", "Memory over time", "How it was captured", "Save"])
     with table:
         nodes.table(graph, "explore table", take_choice)
     with memory:
@@ -46,6 +46,8 @@ def graph_and_table(graph: GraphSnapshot, report: CaptureReport) -> None:
         st.caption("Counted from the lifetimes of tensors, in the order of execution; parameters, buffers and inputs are not included.")
     with capture:
         captured(report)
+    with files:
+        save.buttons([graph], [], state.current().words)
 
 
 def captured(report: CaptureReport) -> None:

@@ -13,7 +13,7 @@ from graphs.record import GraphSnapshot
 from jobs.experiment import Experiment, StepWords
 from jobs.record import CatalogueResult, Optimize, OptimizeResult
 from optimizers.record import Offer, OptimizationRecord, StepRecord
-from pages.ui import choose, nodes, show, state, work
+from pages.ui import choose, nodes, save, show, state, work
 from pages.ui.graph_view import graph_view, wish
 
 PANE = "pipeline graph"
@@ -243,6 +243,8 @@ def step_view(found: OptimizeResult) -> None:
     if step.misses:
         st.markdown(f"**Why not here?** {show.plural(len(step.misses), 'near-miss')}. Choose a row to see the node.")
         show.misses(step.misses, f"step misses {index}", go_to)
+    with st.expander("Save this session", icon=":material/download:"):
+        save.buttons(found.graphs, steps, state.current().words)
     if len(steps) > 1:
         st.subheader("The whole pipeline", anchor=False)
         show.totals_table([("captured", found.graphs[0].totals), *((one.words, one.after) for one in steps)])

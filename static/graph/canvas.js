@@ -2,6 +2,7 @@
 const version = new URL(import.meta.url).search;
 const { KINDS } = await import(`./model.js${version}`);
 const { tagText } = await import(`./layout.js${version}`);
+const { stubMarks } = await import(`./scene.js${version}`);
 const { GLYPHS, above, below, clip } = await import(`./svg.js${version}`);
 
 const CELL = 600; // of the grid that finds what is in view
@@ -182,7 +183,21 @@ export class CanvasPainter {
     pen.stroke();
     pen.setLineDash([]);
     if (this.at.scale > TEXT_FROM) this.words(pen, item, theme, fill ? context.inkOn(fill) : theme.ink, marks, mark);
+    if (this.at.scale > TEXT_FROM) this.stubs(pen, item, theme);
     pen.globalAlpha = 1;
+  }
+
+  stubs(pen, item, theme) {
+    for (const { x, y, width, height, text } of stubMarks(item, this.context)) {
+      pen.beginPath();
+      pen.roundRect(item.left + x, item.top + y, width, height, 6.5);
+      pen.fillStyle = theme.paper;
+      pen.fill();
+      pen.strokeStyle = theme.line;
+      pen.lineWidth = 1;
+      pen.stroke();
+      this.text(pen, text, item.left + x + width / 2, item.top + y + 10, `9.5px ${theme.font}`, theme.soft, "center");
+    }
   }
 
   words(pen, item, theme, ink, marks, mark) {

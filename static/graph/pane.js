@@ -1,6 +1,7 @@
 // One side of a session on the screen: a stage with its painter, and what pointer and wheel do there.
 const version = new URL(import.meta.url).search;
 const { SvgPainter, draw } = await import(`./svg.js${version}`);
+const { stubMarks } = await import(`./scene.js${version}`);
 const { CanvasPainter } = await import(`./canvas.js${version}`);
 
 const SVG_LIMIT = 1500; // visible items; above, canvas
@@ -80,6 +81,25 @@ export class Pane {
     if (marked.length) this.frameOn(marked.filter((item) => phase(item) === phase(marked[0])));
   }
 
+  /** Keeps in place what was in the middle of the screen before, unless what is marked now would be out of sight. */
+  stay(at, scene) {
+    const { session } = this;
+    const [width, height] = this.size;
+    const name = (item, model) => (item.group ? item.id : model.name[item.index]);
+    const distance = (item) => Math.hypot(item.left * at.scale + at.x - width / 2, item.top * at.scale + at.y - height / 2);
+    const known = new Map(session.scene.items.map((item) => [name(item, session.model), item]));
+    const old = scene.items.filter((item) => known.has(name(item, scene.model))).sort((a, b) => distance(a) - distance(b))[0];
+    if (!old) return this.firstLook();
+    const now = known.get(name(old, scene.model));
+    session.move({ scale: at.scale, x: at.x + (old.left - now.left) * at.scale, y: at.y + (old.top - now.top) * at.scale });
+    const marked = session.scene.items.filter((item) => this.isMarked(item));
+    const seen = ({ left, top }) => {
+      const [x, y] = [left * session.at.scale + session.at.x, top * session.at.scale + session.at.y];
+      return x > 0 && y > 20 && x < width - 40 && y < height - 40;
+    };
+    return !marked.length || marked.some(seen) ? undefined : this.firstLook();
+  }
+
   isMarked(item) {
     const found = this.context.status.get(item);
     if (item.group) return !item.open && found.marks.length > 0;
@@ -130,6 +150,21 @@ export class Pane {
     return null;
   }
 
+  /** The labelled end of a far edge under a place on the stage. */
+  stubAt(px, py) {
+    const { at, scene } = this.session;
+    const [x, y] = [(px - at.x) / at.scale, (py - at.y) / at.scale];
+    for (let i = scene.items.length - 1; i >= 0; i--) {
+      const item = scene.items[i];
+      if (x < item.left - 8 || x > item.left + item.width + 8 || y < item.top - 12 || y > item.top + item.height + 12) continue;
+      if (this.context.status.get(item).status === "absent") continue;
+      const [u, v] = [x - item.left, y - item.top];
+      const found = stubMarks(item, this.context).find((mark) => u >= mark.x && u <= mark.x + mark.width && v >= mark.y && v <= mark.y + mark.height);
+      if (found) return found;
+    }
+    return null;
+  }
+
   onToggle(item, px, py) {
     const { at } = this.session;
     const [x, y] = [(px - at.x) / at.scale - item.left, (py - at.y) / at.scale - item.top];
@@ -175,13 +210,12 @@ export class Pane {
 
   click(event) {
     const { session } = this;
-    const stub = event.target.closest?.("[data-stub]");
-    if (stub) {
-      const item = session.scene.byId.get(stub.closest("[data-id]").dataset.id);
-      this.follow(this.context.stubs(item, stub.dataset.stub === "from" ? "takes" : "sends"), stub.dataset.stub);
+    const [x, y] = this.place(event);
+    const mark = this.stubAt(x, y);
+    if (mark) {
+      this.follow(mark.stubs, mark.end);
       return;
     }
-    const [x, y] = this.place(event);
     const item = this.itemAt(x, y);
     if (item && this.onToggle(item, x, y)) session.toggle(item);
     else if (event.shiftKey && item && !item.group) this.onPath?.(item.index);

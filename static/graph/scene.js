@@ -2,11 +2,12 @@
 const version = new URL(import.meta.url).search;
 const { shownFor } = await import(`./tree.js${version}`);
 
-const PER_TENSOR_ENDS = 3; // inner ends of an edge that are drawn through the border of an open group
+const INNER_ENDS = 3; // ends of an edge that are drawn through the border of an open group
+const INNER_REACH = 260; // and how far: a longer one would cross what has nothing to do with it
 
 /** Flat lists in paint order; places in the picture's own coordinates. */
 export function makeScene(model, tree) {
-  const scene = { items: [], edges: [], byId: new Map(), width: tree.root.width, height: tree.root.height };
+  const scene = { model, items: [], edges: [], byId: new Map(), width: tree.root.width, height: tree.root.height };
   walk(tree.root, 0, 0, scene);
   for (const edge of scene.edges) edge.ends = innerEnds(edge, model, tree);
   scene.stubs = makeStubs(model, tree, scene);
@@ -32,7 +33,9 @@ function innerEnds(edge, model, tree) {
   const inner = (box, side) => {
     if (!box.group || !box.open) return [];
     const items = new Set(edge.edges.map((number) => shownFor(tree.leaves[model.edges[number][side]])));
-    return items.size <= PER_TENSOR_ENDS ? [...items] : [];
+    const [x, y] = edge.points[side === "from" ? 0 : edge.points.length - 1];
+    const near = (item) => Math.hypot(item.left + item.width / 2 - x, (side === "from" ? item.top + item.height : item.top) - y) < INNER_REACH;
+    return items.size <= INNER_ENDS ? [...items].filter(near) : [];
   };
   return { from: inner(edge.from, "from"), to: inner(edge.to, "to") };
 }
@@ -62,10 +65,25 @@ export function liveStubs(model, stubs, step, side) {
   return stubs.filter((stub) => liveEdges(model, stub.edges, step, side).length);
 }
 
-/** What is written on a stub: the other end's name, or how many there are. */
-export function stubText(stubs, end) {
-  if (stubs.length === 1) return stubs[0][end].label;
-  return `${stubs.length} places`;
+/**
+ * The labelled ends of an item's stubs, in its own coordinates: what comes from afar on the left above, what goes there on the right below.
+ * An open group has none: its items do.
+ */
+export function stubMarks(item, context) {
+  if (item.group && item.open) return [];
+  const mark = (stubs, end) => {
+    const text = stubs.length === 1 ? stubs[0][end].label : `${stubs.length} places`;
+    const short = text.length > 18 ? `${text.slice(0, 17)}…` : text;
+    const width = 16 + short.length * 5.6;
+    const [x, y] = end === "from" ? [-4, -9] : [item.width + 4 - width, item.height - 4];
+    return { end, stubs, x, y, width, height: 13, text: end === "from" ? `↘ ${short}` : `${short} ↗`, title: `${end === "from" ? "Reads" : "Feeds"} ${text}: click to go there` };
+  };
+  return [
+    [context.stubs(item, "takes"), "from"],
+    [context.stubs(item, "sends"), "to"],
+  ]
+    .filter(([stubs]) => stubs.length)
+    .map(([stubs, end]) => mark(stubs, end));
 }
 
 // ---------------------------------------------------------------- what a step makes of it

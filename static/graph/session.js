@@ -26,16 +26,18 @@ export class Session {
     this.lit = null; // indexes that stand out, or null
     this.memo = new Map();
     this.request = 0;
-    this.grow(settings.open);
+    this.noWorker = import.meta.url.startsWith("blob:"); // in an exported page there is no file to start one from
+    this.grow(settings.open, settings.marksToo);
   }
 
   /** The tree anew: at first, and when parameters are folded or unfolded. */
-  grow(open) {
+  grow(open, marksToo = false) {
     this.tree = buildTree(this.model, { unfold: this.unfold });
     if (open) {
       const wanted = new Set(open);
       everyGroup(this.tree.root, (box) => (box.open = wanted.has(box.id)));
       this.tree.root.open = true;
+      if (marksToo) openFirst(this.tree.root, new Set([...this.marks("before"), ...this.marks("after")]), 0);
     } else this.openAtFirst();
     this.worker?.terminate();
     this.worker = null;

@@ -3,7 +3,7 @@
 const version = new URL(import.meta.url).search;
 const { KINDS } = await import(`./model.js${version}`);
 const { tagText } = await import(`./layout.js${version}`);
-const { stubText, edgeText } = await import(`./scene.js${version}`);
+const { edgeText, stubMarks } = await import(`./scene.js${version}`);
 
 const SVG = "http://www.w3.org/2000/svg";
 export const GLYPHS = { added: "+", removed: "−", changed: "~", fused: "⊕", place: "◆" };
@@ -88,10 +88,10 @@ export class SvgPainter {
     const layer = item.group && item.open ? this.boxes : this.things;
     const key = contentKey(item, context);
     let holder = this.shapes.get(item.id);
-    if (!holder || holder.dataset.key !== key) {
+    if (!holder || holder.contentKey !== key) {
       holder?.remove();
       holder = draw(layer, "g");
-      holder.dataset.key = key;
+      holder.contentKey = key;
       holder.dataset.id = item.id;
       if (item.group) this.group(holder, item, context);
       else this.leaf(holder, item, context);
@@ -155,21 +155,13 @@ export class SvgPainter {
     draw(holder, "title", {}, `${label}: ${alive} ops`);
   }
 
-  /** Labelled ends of edges that are not drawn: what comes from afar on the left above, what goes there on the right below. */
   stubs(holder, item, context) {
-    if (item.group && item.open) return;
-    const put = (stubs, end, x, y, anchor) => {
-      if (!stubs.length) return;
-      const text = clip(stubText(stubs, end), 110, 10);
+    for (const { end, x, y, width, height, text, title } of stubMarks(item, context)) {
       const mark = draw(holder, "g", { class: `stub ${end}`, transform: `translate(${x},${y})` });
-      mark.dataset.stub = end;
-      const width = 16 + text.length * 5.6;
-      draw(mark, "rect", { x: anchor === "end" ? -width : 0, width, height: 13, rx: 6.5 });
-      draw(mark, "text", { x: anchor === "end" ? -6 : 6, y: 10, "text-anchor": anchor }, end === "from" ? `↘ ${text}` : `${text} ↗`);
-      draw(mark, "title", {}, `${end === "from" ? "Reads" : "Feeds"} ${stubText(stubs, end)}: click to go there`);
-    };
-    put(context.stubs(item, "takes"), "from", -4, -9, "start");
-    put(context.stubs(item, "sends"), "to", item.width + 4, item.height - 4, "end");
+      draw(mark, "rect", { width, height, rx: 6.5 });
+      draw(mark, "text", { x: width / 2, y: 10, "text-anchor": "middle" }, text);
+      draw(mark, "title", {}, title);
+    }
   }
 
   /** Classes only: selection, highlight, colour. Cheap enough for every click. */
@@ -192,7 +184,7 @@ export class SvgPainter {
 }
 
 function contentKey(item, context) {
-  const stubs = item.group && item.open ? "" : [...context.stubs(item, "takes").map((stub) => stub.from.id), "/", ...context.stubs(item, "sends").map((stub) => stub.to.id)].join();
+  const stubs = stubMarks(item, context).map(({ end, text }) => end + text);
   const status = JSON.stringify(context.status.get(item));
   const output = !item.group && context.outputs.has(item.index);
   return `${item.width}|${item.height}|${item.open || ""}|${item.label}|${status}|${stubs}|${output}`;

@@ -212,11 +212,20 @@ function lift(from, to) {
   return a === b ? null : [a, b];
 }
 
-/** Opens groups from the top, marked ones first, while no more than `budget` items are visible. */
+/** Opens groups from the top, marked ones first, while no more than `budget` items are visible; what is open stays open. */
 export function openFirst(root, marked = new Set(), budget = 60, markedBudget = 110) {
   root.open = true;
-  let visible = root.children.length;
-  let waiting = root.children.filter((child) => child.group);
+  let visible = 0;
+  let waiting = [];
+  const look = (box) => {
+    visible += box.children.length;
+    for (const child of box.children) {
+      if (!child.group) continue;
+      if (child.open) look(child);
+      else waiting.push(child);
+    }
+  };
+  look(root);
   const rank = (box) => (marked.has(box) ? 1 : 0);
   while (waiting.length) {
     waiting.sort((a, b) => rank(b) - rank(a) || a.depth - b.depth || b.count - a.count);

@@ -25,6 +25,15 @@ export function make(parent, tag, attributes = {}, text = "") {
   return element;
 }
 
+/** When a pipeline grows by a step, what was open stays open, and nothing jumps more than it must. */
+function carriedOver(before, payload) {
+  if (!before?.scene) return {};
+  const names = new Set(payload.nodes.name.map((number) => payload.strings[number]));
+  const shared = before.model.name.filter((name) => names.has(name)).length;
+  if (shared < names.size / 2) return {};
+  return { open: before.openIds, marksToo: true, colour: before.colour, wide: before.wide, unfold: before.unfold };
+}
+
 export class View {
   /** `report(name, value)` tells what the reader chose: selected, step, look. */
   constructor(frame, { report = () => {}, css = "" } = {}) {
@@ -45,10 +54,13 @@ export class View {
 
   /** Shows a payload; `settings` as a link carries them. */
   async load(payload, settings = {}) {
+    const before = this.session;
     this.payload = payload;
-    this.session?.worker?.terminate();
+    before?.worker?.terminate();
     try {
-      this.session = new Session(payload, settings);
+      const carried = carriedOver(before, payload);
+      this.carried = Boolean(carried.open);
+      this.session = new Session(payload, { ...carried, ...settings });
     } catch (error) {
       this.stages.textContent = `This graph cannot be drawn: ${error.message}.`;
       return;
@@ -66,6 +78,7 @@ export class View {
     await this.session.arrange();
     this.whenSized(() => {
       if (settings.at) this.session.move(settings.at);
+      else if (this.carried) this.main.stay(before.at, before.scene);
       else this.main.firstLook();
       if (settings.selected) this.goTo(this.session.model.find(settings.selected, this.session.step), false);
     });

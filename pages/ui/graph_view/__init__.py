@@ -75,13 +75,20 @@ def _picture(graphs: Sequence[GraphSnapshot], steps: tuple[str, ...], diffs: Seq
     """The digest and the compressed payload; computed once while the same records are shown."""
     key = repr(([id(graph) for graph in graphs], [graph.totals for graph in graphs], steps, places))
     if key not in _pictures:
-        payload = picture(graphs, steps, diffs, places)
-        digest = hashlib.sha256(msgspec.json.encode(payload)).hexdigest()[:20]
-        _pictures[key] = (digest, gzip.compress(msgspec.json.encode({**payload, "digest": digest}), 6, mtime=0))
+        payload = payload_of(graphs, steps, diffs, places)
+        _pictures[key] = (payload["digest"], gzip.compress(msgspec.json.encode(payload), 6, mtime=0))
     _pictures.move_to_end(key)
     while len(_pictures) > KEPT_PICTURES:
         _pictures.popitem(last=False)
     return _pictures[key]
+
+
+def payload_of(
+    graphs: Sequence[GraphSnapshot], steps: Sequence[str] = ("captured",), diffs: Sequence[Diff] = (), places: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What the browser gets, with its digest."""
+    payload = picture(graphs, steps, diffs, places)
+    return {**payload, "digest": hashlib.sha256(msgspec.json.encode(payload)).hexdigest()[:20]}
 
 
 @functools.cache
