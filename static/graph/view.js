@@ -232,7 +232,7 @@ export class View {
   key(event) {
     const typing = ["INPUT", "SELECT", "TEXTAREA"].includes(event.target.tagName);
     if (event.target === this.query) return this.findKey(event);
-    if (typing || event.ctrlKey || event.metaKey || event.altKey) return undefined;
+    if (typing || this.sheet.open || event.ctrlKey || event.metaKey || event.altKey) return undefined;
     const act = this.actions(event);
     if (!act) return undefined;
     event.preventDefault();
