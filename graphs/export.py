@@ -20,7 +20,7 @@ def to_json(graphs: Sequence[GraphSnapshot], names: Sequence[str], experiment: s
 
 def to_model_explorer(graph: GraphSnapshot, name: str) -> dict[str, Any]:
     """One graph in the JSON that Google's Model Explorer opens: nodes in namespaces of phase and module."""
-    return {"graphs": [{"id": name, "nodes": [_explorer_node(node) for node in graph.nodes]}]}
+    return {"label": name, "graphs": [{"id": name, "nodes": [_explorer_node(node) for node in graph.nodes]}]}
 
 
 def _explorer_node(node: NodeRecord) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def _explorer_node(node: NodeRecord) -> dict[str, Any]:
     shape = "×".join(map(str, node.shape)) if node.shape is not None else "several outputs"
     return {
         "id": node.name,
-        "label": node.target.split(".")[1] if node.target.count(".") >= 2 else node.target,
+        "label": node.target.split(".")[1] if node.op == "call_function" and node.target.count(".") >= 2 else node.target,
         "namespace": "/".join([node.phase, *node.module.split(".")]).rstrip("/"),
         "attrs": [{"key": key, "value": value} for key, value in attributes.items() if value],
         "incomingEdges": [

@@ -442,7 +442,9 @@ def test_the_web_page_opens_without_network_and_shows_the_session(chromium: Brow
 
 def test_json_files_carry_every_node_and_edge(attention: OptimizeResult) -> None:
     graph = attention.graphs[0]
-    explorer = to_model_explorer(graph, "attention")["graphs"][0]["nodes"]
+    collection = to_model_explorer(graph, "attention")
+    assert collection["label"] == "attention"  # without it Model Explorer refuses the file
+    explorer = collection["graphs"][0]["nodes"]
     assert [node["id"] for node in explorer] == [node.name for node in graph.nodes]
     assert [[edge["sourceNodeId"] for edge in node["incomingEdges"]] for node in explorer] == [list(node.inputs) for node in graph.nodes]
     kept = json.loads(to_json(attention.graphs, ["a", "b"], "words"))

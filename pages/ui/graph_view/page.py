@@ -38,7 +38,7 @@ const read = (id) => JSON.parse(document.getElementById(id).textContent);
 globalThis.fxscope = {};
 for (const [name, text] of Object.entries(read("modules"))) fxscope[name] = URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
 const { View } = await import(fxscope["view.js"]);
-const view = new View(document.querySelector(".graph-view"), { css: document.querySelector("style").textContent, report: explain });
+const view = (globalThis.view = new View(document.querySelector(".graph-view"), { css: document.querySelector("style").textContent, report: explain }));
 await view.load(read("graph"));
 function explain(what, chosen) {
   if (what !== "selected") return;
