@@ -44,6 +44,7 @@ from optimizers.verify import Judge
 from profiler.devices import detect, resolve
 from profiler.measure import measure
 from profiler.peak import check_fits
+from profiler.per_node import node_times
 from profiler.record import Measurement
 
 KEPT_CAPTURES = 4
@@ -91,7 +92,10 @@ def perform(request: Request, sources: Sources, on_progress: Tell) -> Result:
         return ExploreResult(live.captured.report, live.snapshot)
     applied = _applied(experiment, live, on_progress, 0.4 if isinstance(request, Measure) else 0.9)
     if isinstance(request, Measure):
-        return MeasureResult(_measured(experiment, live, applied, request.every_step, on_progress))
+        measurement = _measured(experiment, live, applied, request.every_step, on_progress)
+        last = applied[-1].program if applied else live.program
+        node_ms = node_times(last, on_share=lambda share: on_progress(Progress("timing every operator", 0.85 + 0.15 * share)))
+        return MeasureResult(measurement, dict(node_ms))
     on_progress(Progress("looking for what else could be done", 0.92))
     last = applied[-1].program if applied else live.program
     graphs = (live.snapshot, *(one.snapshot for one in applied))
@@ -192,4 +196,4 @@ def _measured(experiment: Experiment, live: Live, applied: list[Applied], every_
     except TooLargeError:
         _forget_judges()
         check_fits(live.program, peak)
-    return measure(programs, labels, on_progress=lambda text, share: tell(Progress(text, 0.4 + 0.6 * share)))
+    return measure(programs, labels, on_progress=lambda text, share: tell(Progress(text, 0.4 + 0.45 * share)))

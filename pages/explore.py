@@ -33,14 +33,17 @@ def graph_and_table(graph: GraphSnapshot, report: CaptureReport) -> None:
     picture, side = st.columns([2.7, 1])
     with picture:
         seen = graph_view([graph], PANE, height=620, look=state.look(), on_select=take_click)
-        wish(PANE, seen["digest"], st.session_state.get("turn", 0), st.session_state.get("focus", ""))
+        focus, query = st.session_state.get("focus", ""), st.session_state.get("query", "")
+        wish(PANE, seen["digest"], st.session_state.get("turn", 0), focus, find=query)
         state.keep_look(seen.get("look") or "")
         show.legend()
     with side, st.container(height=620, border=True):
         nodes.details(graph, st.session_state.get("node", ""), "explore", take_choice)
-    table, memory, capture, files = st.tabs(["Nodes", "Memory over time", "How it was captured", "Save"])
+    table, lines, memory, capture, files = st.tabs(["Nodes", "Source lines", "Memory over time", "How it was captured", "Save"])
     with table:
         nodes.table(graph, "explore table", take_choice)
+    with lines:
+        nodes.lines(graph, "explore lines", take_line)
     with memory:
         st.plotly_chart(charts.memory(graph), key="memory", config={"displaylogo": False})
         st.caption("Counted from the lifetimes of tensors, in the order of execution; parameters, buffers and inputs are not included.")
@@ -68,6 +71,13 @@ def take_click() -> None:
 def take_choice(name: str) -> None:
     """A node chosen outside the graph: the graph goes there."""
     st.session_state["node"] = st.session_state["focus"] = name
+    st.session_state["query"] = ""
+    st.session_state["turn"] = st.session_state.get("turn", 0) + 1
+
+
+def take_line(place: str) -> None:
+    """A line of code: the graph lights what it became."""
+    st.session_state["query"] = f"source:{place}"
     st.session_state["turn"] = st.session_state.get("turn", 0) + 1
 
 

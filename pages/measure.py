@@ -4,15 +4,16 @@ What the pipeline gains on this machine. The graph without any step and the grap
 weather; the difference comes with a 95 % interval, and may be none. Beside what is measured stands what was counted from the graph.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import streamlit as st
 
-from graphs.record import Totals
+from graphs.record import GraphSnapshot, Totals
 from jobs.experiment import Experiment
 from jobs.record import Measure, MeasureResult, Optimize, OptimizeResult
 from pages.ui import charts, choose, show, state, work
+from pages.ui.graph_view import graph_view, wish
 from profiler.record import Device, Measurement
 
 SLOT = "measure"
@@ -36,7 +37,9 @@ def main() -> None:
         if not work.is_asked(request, SLOT) and not work.is_kept(request):
             st.info("Not measured yet. Press **Measure** above; it takes from some seconds to a few minutes.", icon=":material/timer:")
             return
-        measured_part(work.answer(request, SLOT, MeasureResult).measurement, labels, totals)
+        measured = work.answer(request, SLOT, MeasureResult)
+        measured_part(measured.measurement, labels, totals)
+        node_part(found.graphs[-1], measured.node_ms)
 
 
 def device_line(device: Device) -> None:
@@ -101,6 +104,45 @@ def measured_part(measurement: Measurement, labels: Sequence[str], totals: Seque
     device = measurement.device
     runs = " and ".join(sorted({f"{timing.runs}" for timing in measurement.timings}))
     st.caption(f"{device.name}, torch {device.torch}; {runs} runs of each graph, in turns; medians, intervals of 95 %.")
+
+
+@st.fragment
+def node_part(graph: GraphSnapshot, node_ms: Mapping[str, float]) -> None:
+    """Where the time of the last graph goes: the picture in colours of time, and the nodes that take longest."""
+    st.subheader("Where the time goes (measured)", anchor=False)
+    whole = sum(node_ms.values())
+    st.caption(
+        f"Every operator run by itself and waited for; together {show.milliseconds(whole)}, more than a whole run, "
+        "since launching and computing cannot overlap. Good for comparing operators with one another."
+    )
+    left, right = st.columns([1.6, 1])
+    with left:
+        seen = graph_view([graph], "timed graph", measured_ms=node_ms, height=520, look={"colour": "time"})
+        wish("timed graph", seen["digest"], st.session_state.get("turn", 0), st.session_state.get("focus", ""))
+    longest = sorted((name for name in node_ms if name in graph.by_name()), key=lambda name: -node_ms[name])[:100]
+    by_name = graph.by_name()
+    with right:
+        rows = {
+            "node": longest,
+            "time (measured)": [show.milliseconds(node_ms[name]) for name in longest],
+            "share": [f"{node_ms[name] / whole:.1%}" for name in longest],
+            "module": [by_name[name].module for name in longest],
+        }
+        st.dataframe(
+            pd.DataFrame(rows),
+            key="longest",
+            hide_index=True,
+            height=520,
+            selection_mode="single-row",
+            on_select=lambda: take_longest(longest),
+        )
+
+
+def take_longest(names: Sequence[str]) -> None:
+    rows = st.session_state["longest"]["selection"]["rows"]
+    if rows and rows[0] < len(names):
+        st.session_state["focus"] = names[rows[0]]
+        st.session_state["turn"] = st.session_state.get("turn", 0) + 1
 
 
 def verdict(measurement: Measurement) -> None:

@@ -87,7 +87,7 @@ def test_a_row_of_the_table_is_found_in_the_graph(server: Server, page: Page) ->
     box.fill("softmax")
     box.press("Enter")
     settled(page)
-    table = page.get_by_test_id("stDataFrame")
+    table = page.get_by_test_id("stDataFrame").first
     table.scroll_into_view_if_needed()
     table.click(position={"x": 20, "y": 55})
     expect(panes(page).locator(".status")).to_contain_text("softmax selected")
@@ -182,7 +182,7 @@ def test_names_from_a_file_are_never_markup(server: Server, page: Page) -> None:
 def test_measuring_draws_charts(server: Server, page: Page) -> None:
     visit(page, server, f"measure?{ATTENTION}&device=cpu&pipeline=fuse-attention")
     page.get_by_role("button", name="Measure", exact=True).click()
-    page.get_by_role("heading", name="Measured").wait_for(timeout=60_000)
+    page.get_by_role("heading", name="Measured", exact=True).wait_for(timeout=60_000)
     settled(page)
     assert page.get_by_test_id("stPlotlyChart").count() == 4
 
@@ -204,3 +204,29 @@ def test_the_web_process_never_loads_torch(server: Server, page: Page) -> None:
     assert "libtorch" not in (web / "maps").read_text()
     workers = [int(pid) for task in (web / "task").iterdir() for pid in (task / "children").read_text().split()]
     assert any("libtorch" in Path(f"/proc/{pid}/maps").read_text() for pid in workers)  # so the test can tell
+
+
+def test_a_line_of_code_lights_what_it_became(server: Server, page: Page) -> None:
+    visit(page, server, "?model=zoo/attention&seq=16&width=32&heads=2")
+    page.get_by_role("tab", name="Source lines").click()
+    table = page.get_by_test_id("stDataFrame").locator("visible=true")
+    table.scroll_into_view_if_needed()
+    table.click(position={"x": 20, "y": 55})
+    expect(panes(page).locator(".hits")).to_have_text(re.compile(r"^1 of \d+"))
+    expect(panes(page).get_by_label("Find nodes")).to_have_value(re.compile(r"^source:.*:\d+$"))
+    assert panes(page).locator("g.leaf.dim").count() > 5
+    assert panes(page).locator("g.leaf.lit").count() >= 1
+
+
+def test_the_look_is_in_the_address(server: Server, page: Page, chromium: Browser) -> None:
+    visit(page, server, "?model=zoo/mlp&mode=training")
+    panes(page).get_by_label("Colour by").select_option("flops")
+    node(page, "mse_loss").click()
+    page.wait_for_timeout(1500)
+    settled(page)
+    assert "look=" in page.url
+    context = chromium.new_context(viewport={"width": 1440, "height": 900})
+    elsewhere = visit(context.new_page(), server, page.url.partition("/?")[2] and "?" + page.url.partition("/?")[2])
+    expect(panes(elsewhere).locator(".legend")).to_contain_text("operations")
+    expect(panes(elsewhere).locator(".status")).to_contain_text("mse_loss selected")
+    context.close()

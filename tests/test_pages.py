@@ -223,6 +223,10 @@ def test_measuring_shows_times_with_intervals_beside_counts() -> None:
     assert table["Graph"].tolist() == ["captured", "fuse-attention"]
     assert table["Time (measured)"].str.contains(r"\d+(?:\.\d+)? ms  \[").all()
     assert "95 % interval" in "\n".join(element.value for element in [*app.success, *app.info, *app.warning])
+    longest = app.dataframe[2].value
+    shares = [float(share.rstrip("%")) for share in longest["share"]]
+    assert shares == sorted(shares, reverse=True)
+    assert len(shares) > 50
     app.run()
     assert any(button.label == "Measure again" for button in app.button)
 

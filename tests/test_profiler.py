@@ -21,6 +21,7 @@ from graphs.sources.zoo import zoo_source
 from profiler.devices import detect, resolve
 from profiler.measure import measure, shared_inputs, summary, timed_rounds
 from profiler.peak import check_fits, peak_bytes
+from profiler.per_node import node_times
 from profiler.processor import usable_processors
 from profiler.record import Measurement
 from profiler.statistics import median_interval, ratio_interval, verdict
@@ -229,3 +230,21 @@ def test_asking_for_an_absent_gpu_says_what_to_write_instead() -> None:
     with pytest.raises(RequestError, match="no CUDA device") as caught:
         resolve("cuda")
     assert "device=cpu" in caught.value.help
+
+
+def test_every_operator_has_a_time_and_the_slow_one_stands_out() -> None:
+    class Uneven(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.large = torch.nn.Linear(1500, 1500)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.large(x)[:2, :2].relu()
+
+    source = ModelSource("uneven", Uneven, lambda: (torch.randn(1500, 1500),), None, ())
+    program = capture(source, "inference", "cpu").program
+    times = node_times(program, budget_s=0.2)
+    operators = [node.name for node in program.gm.graph.nodes if node.op == "call_function"]
+    assert sorted(times) == sorted(operators)
+    assert all(value > 0 for value in times.values())
+    assert max(times, key=lambda name: times[name]).startswith(("addmm", "mm", "linear"))

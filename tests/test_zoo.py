@@ -6,6 +6,7 @@ import pytest
 
 from graphs.capture import capture
 from graphs.errors import RequestError
+from graphs.operators import explanation
 from graphs.snapshot import snapshot
 from graphs.sources.zoo import zoo_models, zoo_source
 
@@ -22,6 +23,7 @@ def test_model_is_captured_priced_and_runs(name: str, mode: str) -> None:
     program = capture(zoo_source(name, small(name)), mode, "cpu").program
     graph = snapshot(program)
     assert graph.totals.unknown == 0, {node.target for node in graph.nodes if not node.cost.known}
+    assert all(explanation(node) for node in graph.nodes), {node.target for node in graph.nodes if not explanation(node)}
     computing = [node for node in graph.nodes if node.op == "call_function" and node.module != "loss"]
     assert sum(node.source is not None for node in computing) > 0.9 * len(computing)
     outputs = dict(zip(((spec.role, spec.target) for spec in program.outputs), program.run(program.materialize(0)), strict=True))

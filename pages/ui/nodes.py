@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 import streamlit as st
 
+from graphs.lifetimes import lifetimes
+from graphs.operators import explanation
 from graphs.record import GraphSnapshot, NodeRecord
 from pages.ui import show
 from pages.ui.graph_view.drawing import shape_text, short_target
@@ -83,6 +85,47 @@ def frame(nodes: Sequence[NodeRecord]) -> pd.DataFrame:
     )
 
 
+def lines(graph: GraphSnapshot, key: str, choose: Choose) -> None:
+    """The model's lines of code and what each became; choosing one calls `choose` with its `file:line`."""
+    by_line: dict[tuple[str, int], list[NodeRecord]] = {}
+    for node in graph.nodes:
+        if node.source and node.op == "call_function":
+            by_line.setdefault((node.source.file, node.source.line), []).append(node)
+    places = sorted(by_line)
+    if not places:
+        st.caption("No operator of this graph knows its source line.")
+        return
+    st.caption(f"{show.plural(len(places), 'line')} of code made the graph. Choose a row: the nodes that it became are lit.")
+    st.dataframe(
+        pd.DataFrame(
+            {
+                "line": [f"{file}:{line}" for file, line in places],
+                "code": [by_line[place][0].source.text.strip() for place in places],  # type: ignore[union-attr]
+                "nodes": [len(by_line[place]) for place in places],
+                "launches": [sum(node.cost.launches for node in by_line[place]) for place in places],
+                "MFLOP": [sum(node.cost.flops for node in by_line[place]) / 1e6 for place in places],
+                "moved MiB": [sum(node.cost.bytes_moved for node in by_line[place]) / 2**20 for place in places],
+            }
+        ),
+        key=key,
+        hide_index=True,
+        height=360,
+        selection_mode="single-row",
+        on_select=lambda: _chosen_line(key, places, choose),
+        column_config={
+            "MFLOP": st.column_config.NumberColumn(format="%.3f", help="Floating-point operations in millions, counted."),
+            "moved MiB": st.column_config.NumberColumn(format="%.3f", help="Bytes read and written, counted."),
+        },
+    )
+
+
+def _chosen_line(key: str, places: Sequence[tuple[str, int]], choose: Choose) -> None:
+    rows = st.session_state[key]["selection"]["rows"]
+    if rows and rows[0] < len(places):
+        file, line = places[rows[0]]
+        choose(f"{file}:{line}")
+
+
 def details(graph: GraphSnapshot, name: str, key: str, choose: Choose) -> None:
     """Everything known of one node; its inputs and users are buttons."""
     node = graph.by_name().get(name)
@@ -91,11 +134,13 @@ def details(graph: GraphSnapshot, name: str, key: str, choose: Choose) -> None:
         st.caption("Click a node in the graph, or choose a row of the table, and it is explained here.")
         return
     st.markdown(f"**`{node.name}`**")
-    st.caption(f"`{node.target}`" + (f" ( {node.detail} )" if node.detail else ""))
+    st.caption(f"`{node.target}`" + (f" ( {show.plain(node.detail)} )" if node.detail else ""))
+    if told := explanation(node):
+        st.markdown(told)
     if node.source:
         st.code(node.source.text.strip() or " ", language="python")
         st.caption(f"{node.source.file}, line {node.source.line}")
-    st.markdown(facts(node))
+    st.markdown(facts(node, _life(graph, node)))
     users = [other.name for other in graph.nodes if node.name in other.inputs]
     _links("Reads", list(dict.fromkeys(node.inputs)), f"{key} reads", choose)
     _links("Read by", users, f"{key} read by", choose)
@@ -106,16 +151,28 @@ def details(graph: GraphSnapshot, name: str, key: str, choose: Choose) -> None:
         st.caption(f"Comes from the captured {'node' if len(origins) == 1 else 'nodes'} {listed}{more}.")
 
 
-def facts(node: NodeRecord) -> str:
+def _life(graph: GraphSnapshot, node: NodeRecord) -> str:
+    """From when to when the node's memory is held."""
+    for life in lifetimes(graph.nodes, graph.outputs):
+        if life.name == node.storage:
+            last = graph.nodes[life.end]
+            until = "to the end" if last.op == "output" else f"to `{last.name}`"
+            return f"{life.end - life.start + 1:,} of {len(graph.nodes):,} positions, {until}"
+    return ""
+
+
+def facts(node: NodeRecord, life: str) -> str:
     """A node's properties as a Markdown table."""
     rows = [
         ("phase", node.phase),
         ("module", f"`{node.module}`" if node.module else "the model itself"),
         ("role", node.role),
         ("shape", "several outputs" if node.shape is None else " × ".join(map(str, node.shape)) or "scalar"),
+        ("strides", "" if not node.strides else ", ".join(map(str, node.strides))),
         ("dtype", node.dtype),
         ("size", show.size(node.bytes)),
         ("memory", f"a view of `{node.storage}`" if node.storage != node.name else "its own"),
+        ("held, counted", life),
     ]
     if node.op == "call_function":
         rows += _cost_rows(node)

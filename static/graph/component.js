@@ -57,5 +57,6 @@ function grant(data, patience) {
     return;
   }
   if (data.step !== null && data.step !== view.session.step) view.session.setStep(data.step);
-  if (data.name) view.goToName(data.name);
+  if (data.find) view.search(data.find);
+  else if (data.name) view.goToName(data.name);
 }

@@ -78,6 +78,8 @@ function byField(column, value) {
   if (column === "shape") return (model, index) => shapeMatches(model.shape[index], wanted);
   const plain = value.toLowerCase();
   if (column === "label") return byOp(value);
+  // `model.py:12` is that line, not line 120
+  if (column === "source" && /:\d+$/.test(value)) return (model, index) => model.source[index].toLowerCase().startsWith(`${plain} `);
   return (model, index) => String(model[column][index]).toLowerCase().includes(plain);
 }
 

@@ -1,6 +1,6 @@
 // The whole picture in a corner, with the part on screen framed; drag the frame to move.
 
-const [WIDTH, HEIGHT] = [150, 110];
+const [WIDTH, HEIGHT] = [120, 88];
 
 export class Minimap {
   constructor(frame, session, pane) {

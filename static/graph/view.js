@@ -186,6 +186,13 @@ export class View {
     this.session.light(chains.length ? new Set(chains.flat()) : null);
   }
 
+  /** Finds what a page asks for, as if it had been typed. */
+  search(text) {
+    this.query.value = text;
+    this.find();
+    this.next(1);
+  }
+
   next(way) {
     if (!this.found.length) return;
     this.foundAt = (this.foundAt + way + this.found.length) % this.found.length;

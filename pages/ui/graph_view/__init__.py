@@ -40,6 +40,7 @@ def graph_view(
     steps: Sequence[str] = ("captured",),
     diffs: Sequence[Diff] = (),
     places: Sequence[str] = (),
+    measured_ms: Mapping[str, float] | None = None,
     height: int = 600,
     look: Mapping[str, Any] | None = None,
     on_select: Callable[[], None] = lambda: None,
@@ -52,10 +53,11 @@ def graph_view(
     Args:
         pane: tells several pictures on one page apart.
         places: nodes of the last graph to mark.
+        measured_ms: time of each node of the last graph, to colour by.
         look: where a link wants the picture to begin: step, open groups, camera, colour, selected node.
         on_select, on_step: called before the rerun that follows a click or a step; the state is in `st.session_state[pane]`.
     """
-    digest, content = _picture(graphs, tuple(steps), diffs, tuple(places))
+    digest, content = _picture(graphs, tuple(steps), diffs, tuple(places), measured_ms or {})
     data = {"pane": pane, "height": height, "digest": digest, "look": dict(look or {})}
     default = {"selected": None, "step": len(graphs) - 1, "look": ""}
     changes = {"on_selected_change": on_select, "on_step_change": on_step, "on_look_change": lambda: None}
@@ -65,17 +67,24 @@ def graph_view(
     return {"selected": state.get("selected"), "step": state.get("step"), "look": state["look"] if current else "", "digest": digest}
 
 
-def wish(pane: str, digest: str, turn: int, name: str = "", step: int | None = None) -> None:
-    """Asks the picture of that digest to go to a step, and to bring a node to the middle and select it. Each new wish has a new `turn`."""
-    data = {"pane": pane, "of": digest, "turn": turn, "name": name, "step": step}
+def wish(pane: str, digest: str, turn: int, name: str = "", step: int | None = None, find: str = "") -> None:
+    """Asks the picture of that digest to go to a step, and to bring a node to the middle and select it, or to find what a query
+    describes. Each new wish has a new `turn`."""
+    data = {"pane": pane, "of": digest, "turn": turn, "name": name, "step": step, "find": find}
     _component("graph-wish", "wish")(key=f"{pane}-wish", data=data, height=1)
 
 
-def _picture(graphs: Sequence[GraphSnapshot], steps: tuple[str, ...], diffs: Sequence[Diff], places: tuple[str, ...]) -> tuple[str, bytes]:
+def _picture(
+    graphs: Sequence[GraphSnapshot],
+    steps: tuple[str, ...],
+    diffs: Sequence[Diff],
+    places: tuple[str, ...],
+    measured_ms: Mapping[str, float],
+) -> tuple[str, bytes]:
     """The digest and the compressed payload; computed once while the same records are shown."""
-    key = repr(([id(graph) for graph in graphs], [graph.totals for graph in graphs], steps, places))
+    key = repr(([id(graph) for graph in graphs], [graph.totals for graph in graphs], steps, places, sum(measured_ms.values())))
     if key not in _pictures:
-        payload = payload_of(graphs, steps, diffs, places)
+        payload = payload_of(graphs, steps, diffs, places, measured_ms)
         _pictures[key] = (payload["digest"], gzip.compress(msgspec.json.encode(payload), 6, mtime=0))
     _pictures.move_to_end(key)
     while len(_pictures) > KEPT_PICTURES:
@@ -84,10 +93,14 @@ def _picture(graphs: Sequence[GraphSnapshot], steps: tuple[str, ...], diffs: Seq
 
 
 def payload_of(
-    graphs: Sequence[GraphSnapshot], steps: Sequence[str] = ("captured",), diffs: Sequence[Diff] = (), places: Sequence[str] = ()
+    graphs: Sequence[GraphSnapshot],
+    steps: Sequence[str] = ("captured",),
+    diffs: Sequence[Diff] = (),
+    places: Sequence[str] = (),
+    measured_ms: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """What the browser gets, with its digest."""
-    payload = picture(graphs, steps, diffs, places)
+    payload = picture(graphs, steps, diffs, places, measured_ms)
     return {**payload, "digest": hashlib.sha256(msgspec.json.encode(payload)).hexdigest()[:20]}
 
 
