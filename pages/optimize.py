@@ -197,7 +197,9 @@ def picture(found: OptimizeResult) -> None:
     """The pipeline's graphs, one step before and after; on request, the places of an offer."""
     places = next((offer for offer in found.offers if offer.optimization == st.session_state.get("places")), None)
     if places and places.sites:
-        st.subheader(f"Where {places.optimization} applies", anchor=False)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.subheader(f"Where {places.optimization} applies", anchor=False)
+            st.button("Back to the pipeline", on_click=lambda: st.session_state.pop("places", None), icon=":material/arrow_back:")
         one_graph(found.graphs[-1], places.sites)
     else:
         step_view(found)
@@ -206,7 +208,6 @@ def picture(found: OptimizeResult) -> None:
 @st.fragment
 def one_graph(graph: GraphSnapshot, places: Sequence[str]) -> None:
     chosen = graph_view([graph], "places graph", places=places, height=HEIGHT)["selected"]
-    st.button("Back to the pipeline", on_click=lambda: st.session_state.pop("places", None), icon=":material/arrow_back:")
     show.legend()
     if chosen:
         with st.container(border=True):

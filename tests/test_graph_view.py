@@ -123,7 +123,7 @@ def test_groups_hold_their_own_nodes_inside_their_borders_without_overlap(page: 
           for (const a of inner) {{
             if (a.x < 0 || a.y < 0 || a.x + a.width > box.width + 0.5 || a.y + a.height > box.height + 0.5) wrong.push(["outside", a.id]);
             for (const b of inner) {{
-              const apart = a === b || a.x + a.width <= b.x + 0.5 || b.x + b.width <= a.x + 0.5 || a.y + a.height <= b.y + 0.5 || b.y + b.height <= a.y + 0.5;
+              const apart = a === b || a.last < b.first || b.last < a.first || a.x + a.width <= b.x + 0.5 || b.x + b.width <= a.x + 0.5 || a.y + a.height <= b.y + 0.5 || b.y + b.height <= a.y + 0.5;
               if (!apart) wrong.push(["overlap", a.id, b.id]);
             }}
           }}
@@ -236,6 +236,30 @@ def test_steps_are_walked_with_slider_and_keys(page: Page, gpt2: OptimizeResult)
     assert ["step", 0] in page.evaluate("reports")
 
 
+@pytest.mark.parametrize("seed", [0, 1, 3, 11])
+def test_a_pipeline_that_grows_step_by_step_hardly_moves_what_was_there(page: Page, seed: int) -> None:
+    graphs, diffs = random_pipeline(seed, 120, 20)
+    before: dict[str, list[float]] = {}
+    moved: list[float] = []
+    for last in range(1, 21):
+        data = payload_of(graphs[: last + 1], [f"step {index}" for index in range(last + 1)], diffs[:last])
+        if last == 1:
+            shown(page, data)
+        else:
+            page.evaluate("(grown) => view.load(grown)", data)
+        now = run(
+            page,
+            f"""{EVERYTHING};
+            const {{ scene, model, step }} = view.session;
+            const alive = scene.items.filter((item) => !item.group && model.alive(item.index, step));
+            return Object.fromEntries(alive.map((item) => [model.name[item.index], [item.left, item.top]]));""",
+        )
+        moved += [abs(now[name][0] - x) + abs(now[name][1] - y) for name, (x, y) in before.items() if name in now]
+        before = now
+    assert statistics.median(moved) == 0
+    assert sum(distance < 40 for distance in moved) >= 0.95 * len(moved)  # 40: the height of a node
+
+
 def test_a_grown_pipeline_keeps_what_was_open(page: Page, gpt2: OptimizeResult) -> None:
     names = ["captured", *(step.words for step in gpt2.steps)]
     diffs = [step.diff for step in gpt2.steps]
@@ -248,7 +272,37 @@ def test_a_grown_pipeline_keeps_what_was_open(page: Page, gpt2: OptimizeResult) 
     assert run(page, "return view.session.openIds.includes(opened);")
 
 
+def test_an_end_of_a_far_edge_leads_to_the_other(page: Page, attention: OptimizeResult) -> None:
+    shown(page, payload_of(attention.graphs[:1]))
+    run(page, "await view.session.setOpen(true); view.main.centre(view.session.scene.items.find((i) => i.sends.length === 1));")
+    spot = run(
+        page,
+        """const item = view.session.scene.items.find((i) => i.sends.length === 1); const { at } = view.session;
+        const box = view.main.frame.getBoundingClientRect();
+        return [box.left + (item.left + item.width - 10) * at.scale + at.x, box.top + (item.top + item.height + 3) * at.scale + at.y, item.sends[0].to.label];""",
+    )
+    page.mouse.click(spot[0], spot[1])
+    assert run(page, "const { selected, model } = view.session; return model.label[selected.index];") == spot[2]
+
+
 # ---------------------------------------------------------------- finding
+
+
+def test_paths_between_two_nodes_are_lit(page: Page, attention: OptimizeResult) -> None:
+    graph = attention.graphs[0]
+    shown(page, payload_of([graph]))
+    run(page, "const m = view.session.model; await view.goTo(m.find('triu', 0)); view.path(m.find('bmm_1', 0));")
+    lit = set(run(page, "const { model, lit } = view.session; return [...lit].map((index) => model.name[index]);"))
+    below = {"triu"}
+    for node in graph.nodes:
+        if below & set(node.inputs):
+            below.add(node.name)
+    above = {"bmm_1"}
+    for node in reversed(graph.nodes):
+        if node.name in above:
+            above |= set(node.inputs)
+    assert lit == below & above
+    assert "_softmax" in lit
 
 
 PATTERNS = ("mm -> add", "softmax -> * -> mm", "relu -> relu", "* -> gelu -> *", "op:mm -> * -> * -> add", "sum")

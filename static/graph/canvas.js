@@ -214,7 +214,7 @@ export class CanvasPainter {
     const shape = model.shape[item.index] ? `${model.dtype[item.index]} ${model.shape[item.index]}` : "";
     this.text(pen, clip(item.label, item.width - 14, 12.5), middle, item.top + (shape ? 17 : 18), `600 12.5px ${theme.font}`, ink, "center");
     if (shape) this.text(pen, clip(shape, item.width - 8, 10.5), middle, item.top + 31, `10.5px ${theme.font}`, ink, "center");
-    if (item.tags.length) this.text(pen, clip(tagText(item, model), item.width - 8, 10), middle, item.top + item.height - 6, `10px ${theme.font}`, theme.soft, "center");
+    if (item.tags.length) this.text(pen, clip(tagText(item, model, this.context.at), item.width - 8, 10), middle, item.top + item.height - 6, `10px ${theme.font}`, theme.soft, "center");
     if (GLYPHS[mark]) this.text(pen, GLYPHS[mark], item.left + item.width - 8, item.top + 5, `700 14px ${theme.font}`, theme.tones[mark], "center");
   }
 

@@ -39,6 +39,12 @@ export class Model {
     refuseCycles(this);
   }
 
+  /** A name that stays the same when the pipeline grows; told apart where a name came back. */
+  key(index) {
+    const same = this.byName.get(this.name[index]);
+    return same.length > 1 ? `${this.name[index]}@${this.first[index]}` : this.name[index];
+  }
+
   /** Is the node part of graph number `at`? */
   alive(index, at) {
     return this.first[index] <= at && at <= this.last[index];

@@ -85,19 +85,25 @@ export class Pane {
   stay(at, scene) {
     const { session } = this;
     const [width, height] = this.size;
-    const name = (item, model) => (item.group ? item.id : model.name[item.index]);
     const distance = (item) => Math.hypot(item.left * at.scale + at.x - width / 2, item.top * at.scale + at.y - height / 2);
-    const known = new Map(session.scene.items.map((item) => [name(item, session.model), item]));
-    const old = scene.items.filter((item) => known.has(name(item, scene.model))).sort((a, b) => distance(a) - distance(b))[0];
+    const known = new Map(session.scene.items.map((item) => [item.id, item]));
+    const old = scene.items.filter((item) => known.has(item.id)).sort((a, b) => distance(a) - distance(b))[0];
     if (!old) return this.firstLook();
-    const now = known.get(name(old, scene.model));
+    const now = known.get(old.id);
     session.move({ scale: at.scale, x: at.x + (old.left - now.left) * at.scale, y: at.y + (old.top - now.top) * at.scale });
-    const marked = session.scene.items.filter((item) => this.isMarked(item));
+    return this.seeMarks();
+  }
+
+  /** Where nothing that the step marked is in sight, goes to it. */
+  seeMarks() {
+    const { at, scene } = this.session;
+    const [width, height] = this.size;
+    const marked = scene.items.filter((item) => this.isMarked(item));
     const seen = ({ left, top }) => {
-      const [x, y] = [left * session.at.scale + session.at.x, top * session.at.scale + session.at.y];
+      const [x, y] = [left * at.scale + at.x, top * at.scale + at.y];
       return x > 0 && y > 20 && x < width - 40 && y < height - 40;
     };
-    return !marked.length || marked.some(seen) ? undefined : this.firstLook();
+    if (marked.length && !marked.some(seen)) this.firstLook();
   }
 
   isMarked(item) {

@@ -130,7 +130,7 @@ export class Session {
     const most = this.wide ? Math.max(1, ...scene.edges.map((edge) => edgeBytes(model, edge.edges))) : 0;
     const width = (numbers) => (this.wide ? 0.8 + 9 * Math.sqrt(edgeBytes(model, numbers) / most) : Math.min(4, 1.1 + Math.log2(numbers.length) * 0.45));
     return {
-      ...{ model, side, inkOn, edgeWidth: width, outputs: model.outputs[at] },
+      ...{ model, side, at, inkOn, edgeWidth: width, outputs: model.outputs[at] },
       status: statuses(model, tree, scene, this.step, side),
       colouring: colouring(model, tree, this.colour, at),
       stubs: (item, way) => liveStubs(model, item[way], this.step, side),

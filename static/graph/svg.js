@@ -127,7 +127,7 @@ export class SvgPainter {
     draw(holder, "rect", { class: "inner", x: 3, y: 3, width: width - 6, height: height - 6, rx: Math.max(1, round - 3) });
     draw(holder, "text", { class: "label", x: width / 2, y: shape ? 17 : 18 }, clip(item.label, width - 14, 12.5));
     if (shape) draw(holder, "text", { class: "shape", x: width / 2, y: 31 }, clip(shape, width - 8, 10.5));
-    if (item.tags.length) draw(holder, "text", { class: "tags", x: width / 2, y: height - 6 }, clip(tagText(item, model), width - 8, 10));
+    if (item.tags.length) draw(holder, "text", { class: "tags", x: width / 2, y: height - 6 }, clip(tagText(item, model, context.at), width - 8, 10));
     if (context.outputs.has(item.index)) draw(holder, "path", { class: "out", d: `M${width / 2 - 5},${height + 2}h10l-5,6z` });
     const { status, place } = context.status.get(item);
     const mark = place ? "place" : status;
@@ -187,7 +187,8 @@ function contentKey(item, context) {
   const stubs = stubMarks(item, context).map(({ end, text }) => end + text);
   const status = JSON.stringify(context.status.get(item));
   const output = !item.group && context.outputs.has(item.index);
-  return `${item.width}|${item.height}|${item.open || ""}|${item.label}|${status}|${stubs}|${output}`;
+  const tags = item.group ? "" : tagText(item, context.model, context.at);
+  return `${tags}|${item.width}|${item.height}|${item.open || ""}|${item.label}|${status}|${stubs}|${output}`;
 }
 
 function classes(item, context) {

@@ -6,7 +6,7 @@ const REPEATS = 3; // as many equal blocks in a row become one
 const HUB = 5; // a tensor that feeds as many children of one group is a hub
 
 function group(id, label, parent, phase) {
-  return { id, label, parent, phase, group: true, open: false, depth: 0, children: [], links: [], count: 0, repeat: 0 };
+  return { id, label, parent, phase, group: true, open: false, depth: 0, children: [], links: [], count: 0, repeat: 0, first: Infinity, last: -1 };
 }
 
 /**
@@ -33,13 +33,21 @@ export function buildTree(model, { unfold = false } = {}) {
     if (folded.has(index)) continue;
     const path = model.module[index] ? model.module[index].split(".") : [];
     const parent = phased || path.length ? at(model.phase[index], path) : root;
-    leaves[index] = { id: `n:${index}`, index, label: model.label[index], parent, tags: [], depth: 0 };
+    leaves[index] = { id: `n:${model.key(index)}`, index, first: model.first[index], last: model.last[index], label: model.label[index], parent, tags: [], depth: 0 };
     parent.children.push(leaves[index]);
   }
   if (!phased) hoist(root);
   for (const index of folded) for (const edge of model.users[index]) leaves[edge.to]?.tags.push(index);
-  for (const leaf of leaves) if (leaf) leaf.tags = [...new Set(leaf.tags)];
   if (phased) root.children.sort((a, b) => a.phase - b.phase);
+  lifeOf(root);
+  for (const leaf of leaves) {
+    if (!leaf) continue;
+    leaf.tags = [...new Set(leaf.tags)];
+    // A tag that a later step brings makes no box taller that was there before: nothing below may move.
+    // Nor does a late box get taller by one.
+    const late = leaf.first > leaf.parent.first;
+    leaf.tagRow = late ? [] : leaf.tags.filter((index) => model.inputs[leaf.index].some((edge) => edge.from === index && edge.first <= leaf.first));
+  }
   squeeze(root);
   cutRuns(root);
   foldRepeats(root, model);
@@ -48,12 +56,13 @@ export function buildTree(model, { unfold = false } = {}) {
   return { root, leaves, folded, stubs };
 }
 
-/** Parameters and constants with a reader in every graph they are in. Those that nobody reads stay visible. */
+/** Parameters and constants that something reads in the first graph that has them. Those that nobody reads stay visible. */
 function foldable(model) {
   const folded = new Set();
   for (let index = 0; index < model.count; index++) {
     const kind = model.kind[index];
-    if ((kind === 3 || kind === 5) && model.users[index].length && !model.inputs[index].length) folded.add(index);
+    const read = model.users[index].some((edge) => edge.first === model.first[index]);
+    if ((kind === 3 || kind === 5) && read && !model.inputs[index].length) folded.add(index);
   }
   return folded;
 }
@@ -75,15 +84,27 @@ function nameOf(path) {
   return /^\d+$/.test(last) && path.length > 1 ? `${path[path.length - 2]}.${last}` : last;
 }
 
+/** A group lives as long as anything in it. */
+function lifeOf(box) {
+  for (const child of box.children) {
+    if (child.group) lifeOf(child);
+    box.first = Math.min(box.first, child.first);
+    box.last = Math.max(box.last, child.last);
+  }
+}
+
+/** What of a group was there first. Structure follows from it alone, so that a later step does not change what is inside what. */
+const early = (box) => box.children.filter((child) => child.first === box.first);
+
 /** A group that holds nothing but one group becomes one with it. */
 function squeeze(box) {
   for (const child of box.children) if (child.group) squeeze(child);
   if (!box.parent) return;
-  while (box.children.length === 1 && box.children[0].group) {
-    const only = box.children[0];
+  for (let first = early(box); first.length === 1 && first[0].group; first = early(box)) {
+    const [only] = first;
     const told = only.label === box.label || only.label.startsWith(`${box.label}.`);
     box.label = told ? only.label : `${box.label}.${only.label}`;
-    box.children = only.children;
+    box.children = [...only.children, ...box.children.filter((child) => child !== only)];
     for (const child of box.children) child.parent = box;
   }
 }
@@ -92,16 +113,23 @@ function squeeze(box) {
 function cutRuns(box) {
   for (const child of box.children) if (child.group) cutRuns(child);
   const loose = box.children.filter((child) => !child.group);
-  if (loose.length <= 2 * RUN) return;
+  if (loose.filter((child) => child.first === box.first).length <= 2 * RUN) return;
   const rest = box.children.filter((child) => child.group);
-  for (let start = 0; start < loose.length; start += RUN) {
-    const part = loose.slice(start, start + RUN);
-    const run = group(`${box.id}#${start}`, `ops ${start + 1}–${start + part.length}`, box, box.phase);
-    run.children = part;
-    for (const leaf of part) leaf.parent = run;
-    rest.push(run);
+  let run = null;
+  let [begun, size] = [0, RUN];
+  for (const leaf of loose.sort((a, b) => a.index - b.index)) {
+    const counts = leaf.first === box.first; // a late leaf joins the run around it
+    if (!run || (counts && size === RUN)) {
+      run = group(`${box.id}#${begun}`, `ops from ${begun + 1}`, box, box.phase);
+      rest.push(run);
+      size = 0;
+    }
+    if (counts) [begun, size] = [begun + 1, size + 1];
+    leaf.parent = run;
+    run.children.push(leaf);
   }
   box.children = rest;
+  for (const made of rest) lifeOf(made);
 }
 
 /** Equal neighbours (the blocks of a transformer) become one group `×12`. */
@@ -136,11 +164,12 @@ function stack(box, row) {
   const made = group(`${row[0].id}×${row.length}`, `${row[0].label} … ${row[row.length - 1].label}`, box, box.phase);
   made.children = row;
   made.repeat = row.length;
+  [made.first, made.last] = [Math.min(...row.map((child) => child.first)), Math.max(...row.map((child) => child.last))];
   for (const child of row) child.parent = made;
   return made;
 }
 
-/** Equal text for groups of equal structure: ops, shapes, inner edges in order; names do not count. */
+/** Equal text for groups of equal structure as it first was: ops, shapes, inner edges in order; names do not count. */
 export function structure(box, model) {
   const order = new Map();
   const parts = [];
@@ -152,9 +181,10 @@ export function structure(box, model) {
       return;
     }
     const { index } = item;
+    if (model.first[index] > box.first) return;
     order.set(index, order.size);
-    const inputs = model.inputs[index].map((edge) => (order.has(edge.from) ? order.get(edge.from) : "x"));
-    parts.push(model.target[index], model.shape[index], model.dtype[index], model.first[index], model.last[index], inputs.join());
+    const inputs = model.inputs[index].filter((edge) => edge.first <= box.first).map((edge) => (order.has(edge.from) ? order.get(edge.from) : "x"));
+    parts.push(model.target[index], model.shape[index], model.dtype[index], inputs.join());
   };
   walk(box);
   return parts.join("|");
@@ -179,25 +209,30 @@ function link(model, leaves, root) {
   model.edges.forEach((edge, number) => {
     if (!lifted[number]) return;
     const key = `${edge.from}@${lifted[number][0].parent.id}`;
+    if (edge.first > model.first[edge.from]) return; // a later reader makes no hub of what was none
     if (!readers.has(key)) readers.set(key, new Set());
     readers.get(key).add(lifted[number][1]);
   });
   const stubs = [];
   const known = new Map();
-  model.edges.forEach((edge, number) => {
+  // Oldest first: the order of links, which a layout depends on, is then not changed by what a later step brings.
+  const numbers = model.edges.map((_, number) => number).sort((one, other) => model.edges[one].first - model.edges[other].first || one - other);
+  numbers.forEach((number) => {
+    const edge = model.edges[number];
     if (!lifted[number]) return;
     const [a, b] = lifted[number];
     const between = root.phased && a.parent === root;
-    if (between || readers.get(`${edge.from}@${a.parent.id}`).size >= HUB) {
+    if (between || readers.get(`${edge.from}@${a.parent.id}`)?.size >= HUB) {
       stubs.push(number);
       return;
     }
     const key = `${a.id}>${b.id}`;
     if (!known.has(key)) {
-      known.set(key, { from: a, to: b, edges: [] });
+      known.set(key, { from: a, to: b, edges: [], first: Infinity });
       a.parent.links.push(known.get(key));
     }
     known.get(key).edges.push(number);
+    known.get(key).first = Math.min(known.get(key).first, edge.first);
   });
   return stubs;
 }

@@ -292,7 +292,10 @@ export class View {
       this.tell();
       this.map?.repaint();
     }
-    if (what === "step") this.showSides();
+    if (what === "step") {
+      this.showSides();
+      this.main.seeMarks();
+    }
     if (what === "select") this.report("selected", this.selection());
     if (what === "step") this.report("step", this.session.step);
     if (["step", "open", "colour", "select"].includes(what)) this.reportLook();

@@ -52,7 +52,7 @@ def picture(
     strings: dict[str, int] = {}
     coded = functools.partial(_coded, strings)
     records = [one.node for one in nodes]
-    placed = placement(records)
+    placed = _first_places(graphs, nodes, lookup)
     phases = [phase for phase in PHASES if any(phase == at for at, _ in placed)]
     columns = {
         "name": coded(node.name for node in records),
@@ -191,6 +191,21 @@ def _values(
     if measured_ms:
         values["time"] = [measured_ms.get(one.node.name) if one.last == len(graphs) - 1 else None for one in nodes]
     return values
+
+
+def _first_places(
+    graphs: Sequence[GraphSnapshot], nodes: Sequence[UnionNode], lookup: Sequence[Mapping[str, int]]
+) -> list[tuple[str, str]]:
+    """Where each node is drawn: as in the first graph that has it, so that a later reader moves no input."""
+    places = [("", "")] * len(nodes)
+    for at, (graph, found) in enumerate(zip(graphs, lookup, strict=True)):
+        if not any(one.first == at for one in nodes):
+            continue
+        shown = [node for node in graph.nodes if node.op != "output"]
+        for node, place in zip(shown, placement(shown), strict=True):
+            if nodes[found[node.name]].first == at:
+                places[found[node.name]] = place
+    return places
 
 
 # ---------------------------------------------------------------- one node
