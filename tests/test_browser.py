@@ -22,12 +22,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with driver.browser() as launched:
-        yield launched
-
-
 @pytest.fixture
 def page(chromium: Browser) -> Iterator[Page]:
     """A fresh visitor; the test fails if the page's scripts did."""
