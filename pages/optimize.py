@@ -279,6 +279,8 @@ def details_of(found: OptimizeResult, chosen: Mapping[str, Any], index: int) -> 
             if len(sides) > 1 or index >= 0:
                 st.caption(title.capitalize())
             nodes.details(graph, name, title, go_to)
+            if title == "after" and name not in before.by_name():
+                nodes.replaced(before, after, name)
 
 
 def take_walk() -> None:

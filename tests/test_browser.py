@@ -224,3 +224,17 @@ def test_the_look_is_in_the_address(server: Server, page: Page, chromium: Browse
     expect(panes(elsewhere).locator(".legend")).to_contain_text("operations")
     expect(panes(elsewhere).locator(".status")).to_contain_text("mse_loss selected")
     context.close()
+
+
+def test_a_click_does_not_send_the_graph_again(server: Server, page: Page) -> None:
+    received: list[int] = []
+    page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: received.append(len(frame))))
+    visit(page, server, "?model=zoo/gpt2&mode=training&layers=6&width=32&heads=2&vocab=64&seq=8")
+    first = sum(received)
+    received.clear()
+    panes(page).focus()
+    page.keyboard.press("ArrowDown")
+    page.wait_for_timeout(1500)
+    settled(page)
+    assert first > 60_000  # the graph and its table came once
+    assert 0 < sum(received) < first / 3

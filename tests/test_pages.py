@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 import jobs.client
 from jobs.client import Client
 from jobs.experiment import parse
-from jobs.record import Explore, ExploreResult, OptimizeResult, Request, Result, request_hash
+from jobs.record import Explore, ExploreResult, Optimize, OptimizeResult, Request, Result, request_hash
 from jobs.version import ROOT
 from optimizers.record import Verdict, WorstTensor
 from pages.ui import charts, show
@@ -382,3 +382,15 @@ def test_memory_chart_peaks_where_the_totals_say(client: Client) -> None:
     graph = explored(client, parse(ATTENTION).words).graph
     figure = charts.memory(graph)
     assert show.size(graph.totals.peak_bytes) in figure.layout.annotations[0].text  # type: ignore[attr-defined]
+
+
+def test_a_fused_node_lists_what_it_replaced(client: Client) -> None:
+    found = cast(OptimizeResult, client.run(Optimize(parse(f"{ATTENTION}&pipeline=fuse-attention").words)))
+    fused = next(name for name in found.steps[0].diff.added if "scaled_dot_product" in name and "backward" not in name)
+    app = opened(f"{ATTENTION}&pipeline=fuse-attention", "optimize")
+    app.session_state["pipeline graph"] = {"selected": {"name": fused, "side": "after", "step": 1}, "step": 1, "look": ""}
+    settle(app)
+    bodies = [frame.value for frame in app.dataframe if "moved" in frame.value]
+    assert len(bodies) == 1
+    assert {"_softmax", "bmm"} <= set(bodies[0]["operator"])
+    assert set(bodies[0]["node"]) <= set(found.steps[0].diff.removed)

@@ -151,6 +151,31 @@ def details(graph: GraphSnapshot, name: str, key: str, choose: Choose) -> None:
         st.caption(f"Comes from the captured {'node' if len(origins) == 1 else 'nodes'} {listed}{more}.")
 
 
+def replaced(before: GraphSnapshot, after: GraphSnapshot, name: str) -> None:
+    """Of a node that a step added: the nodes that went away and whose work it does, in their order. They are its body."""
+    made, still = after.by_name().get(name), after.by_name()
+    if made is None:
+        return
+    body = [node for node in before.nodes if node.name not in still and set(node.origins) & set(made.origins)]
+    if not body:
+        return
+    launches = sum(node.cost.launches for node in body)
+    st.caption(f"In the place of {show.plural(len(body), 'node')} with {show.plural(launches, 'launch')}:")
+    st.dataframe(
+        pd.DataFrame(
+            {
+                "node": [node.name for node in body],
+                "operator": [short_target(node.target) for node in body],
+                "output": [f"{node.dtype} {shape_text(node)}" for node in body],
+                "launches": [node.cost.launches for node in body],
+                "moved": [show.size(node.cost.bytes_moved) for node in body],
+            }
+        ),
+        hide_index=True,
+        height=min(260, 40 + 35 * len(body)),
+    )
+
+
 def _life(graph: GraphSnapshot, node: NodeRecord) -> str:
     """From when to when the node's memory is held."""
     for life in lifetimes(graph.nodes, graph.outputs):
