@@ -239,11 +239,11 @@ def savings(step: StepRecord) -> str:
     parts = []
     for figure in FIGURES[:4]:
         before, after = getattr(step.before, figure.field), getattr(step.after, figure.field)
-        if before != after:
+        if change(before, after) not in ("same", "nearly the same"):
             color = "green" if after < before else "orange"
             name = figure.title.lower()
             parts.append(f"{name} {number(before, figure.unit)} → {number(after, figure.unit)} :{color}[{change(before, after)}]")
-    return " · ".join(parts) or "counted totals unchanged"
+    return " · ".join(parts) or "counted totals as good as unchanged"
 
 
 # ---------------------------------------------------------------- changes
