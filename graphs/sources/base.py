@@ -1,12 +1,16 @@
-"""Where a model comes from, as capture wants it: functions that build it, its inputs and its loss."""
+"""What a source gives: a model that can be built, tensors without code, or a finished picture."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+
+from graphs.record import GraphSnapshot
+
+Arguments = tuple[Any, ...] | dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -16,13 +20,40 @@ class ModelSource:
     Attributes:
         name: what the reader calls it.
         build: a fresh model with torch's own initialisation; under fake tensors at capture, for real when the graph runs.
-        inputs: fresh positional arguments of the model's forward.
+        inputs: fresh arguments of the model's forward: a tuple is positional, a dict goes by keyword. Values may be nested
+            (lists, dicts, caches that pytree knows); what is not a tensor is a constant of the graph.
         loss: a scalar from the model's outputs; None means the mean of squares of the first floating-point output.
         files: paths of the files whose lines are the user's code, for errors.
     """
 
     name: str
     build: Callable[[], nn.Module]
-    inputs: Callable[[], tuple[Any, ...]]
+    inputs: Callable[[], Arguments]
     loss: Callable[[Any], Tensor] | None
     files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TensorTree:
+    """Tensors by dotted name, without code that would connect them: a state dict, a safetensors file.
+
+    Attributes:
+        tensors: name -> (shape, dtype as `float32`).
+        says: why there is no graph, and what to bring to get one.
+    """
+
+    name: str
+    tensors: Mapping[str, tuple[tuple[int, ...], str]]
+    says: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A graph that another program drew up: to look at and to compare, not to run."""
+
+    name: str
+    graph: GraphSnapshot
+    says: str
+
+
+AnySource = ModelSource | TensorTree | Picture
