@@ -7,9 +7,11 @@ One route serves both modes: non-strict `torch.export` of a wrapper around the m
 from __future__ import annotations
 
 import contextlib
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,10 +23,11 @@ from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
 from graphs.errors import CaptureError, FxscopeError
+from graphs.names import rename_in_order
 from graphs.origin import mark_origins, where_in_user_code
 from graphs.program import InputSpec, OutputSpec, Program
 from graphs.record import CaptureReport
-from graphs.sources.base import ModelSource
+from graphs.sources.base import Arguments, ModelSource
 
 METHOD = "torch.export (non-strict) + AOTAutograd joint graph"
 DATA_DEPENDENT = (
@@ -72,8 +75,8 @@ class _Training(nn.Module):
         super().__init__()
         self.model, self.loss = model, _Loss(loss)
 
-    def forward(self, *args: Any) -> tuple[Tensor, ...]:
-        outputs = self.model(*args)
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        outputs = self.model(*args, **kwargs)
         loss = self.loss(outputs)
         return (loss, *(value.detach() for value in _tensors_in(outputs) if value is not loss))
 
@@ -85,8 +88,8 @@ class _Inference(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, *args: Any) -> tuple[Tensor, ...]:
-        return tuple(_tensors_in(self.model(*args)))
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        return tuple(_tensors_in(self.model(*args, **kwargs)))
 
 
 def capture(source: ModelSource, mode: str, device: str) -> Capture:
@@ -97,22 +100,28 @@ def capture(source: ModelSource, mode: str, device: str) -> Capture:
         SourceError: the source itself fails (from the source).
     """
     start = time.perf_counter()
-    model, args, refused = _built(source, device)
-    model.train(mode == "training")
-    wrapper = _Training(model, source.loss) if mode == "training" else _Inference(model)
-    for parameter in wrapper.parameters():
-        parameter.requires_grad_(mode == "training" and parameter.is_floating_point())
-    joint, exported = _trace(wrapper, args, source, mode)
-    inputs = tuple(_input_spec(node) for node in joint.graph.nodes if node.op == "placeholder")
-    outputs = _normalise_outputs(joint, mode)
+    with torch.random.fork_rng(devices=[]):
+        model, args, refused = _built(source, device)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        model.train(mode == "training")
+        wrapper = _Training(model, source.loss) if mode == "training" else _Inference(model)
+        for parameter in wrapper.parameters():
+            parameter.requires_grad_(mode == "training" and parameter.is_floating_point())
+        joint, exported = _trace(wrapper, args, source, mode)
+    names = input_names(args)
+    inputs = [_input_spec(node, names) for node in joint.graph.nodes if node.op == "placeholder"]
+    outputs = _normalise_outputs(joint, mode, names)
+    inputs, outputs = _tied_once(joint, inputs, outputs, model)
     _constants_as_buffers(joint)
+    rename_in_order(joint.graph, inputs)
+    inputs = [replace(spec, node=node.name) for spec, node in zip(inputs, joint.graph.find_nodes(op="placeholder"), strict=True)]
     mark_origins(joint.graph)
     spare = {_short(name): value for name, value in exported.named_buffers(remove_duplicate=False)}
-    program = Program(joint, inputs, outputs, _tensor_maker(source, inputs, joint, spare), mode, device)
-    return Capture(program, _report(program, model, time.perf_counter() - start, refused))
+    program = Program(joint, tuple(inputs), tuple(outputs), _tensor_maker(source, inputs, joint, spare), mode, device)
+    return Capture(program, _report(program, parameters, time.perf_counter() - start, refused))
 
 
-def _built(source: ModelSource, device: str) -> tuple[nn.Module, tuple[Any, ...], tuple[str, ...]]:
+def _built(source: ModelSource, device: str) -> tuple[nn.Module, Arguments, tuple[str, ...]]:
     """Model and inputs under fake tensors; built for real where the model does not allow that (it calls `.half()`, reads a file …)."""
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device):
@@ -128,12 +137,13 @@ def _built(source: ModelSource, device: str) -> tuple[nn.Module, tuple[Any, ...]
     return model, pytree.tree_map_only(Tensor, lambda value: value.to(device), args), (refused,)
 
 
-def _trace(wrapper: nn.Module, args: tuple[Any, ...], source: ModelSource, mode: str) -> tuple[fx.GraphModule, nn.Module]:
+def _trace(wrapper: nn.Module, given: Arguments, source: ModelSource, mode: str) -> tuple[fx.GraphModule, nn.Module]:
+    args, kwargs = ((), given) if isinstance(given, dict) else (given, {})
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(mode == "training"))
-            exported = torch.export.export(wrapper, args, strict=False).module()
-            joint = aot_export_joint_with_descriptors(stack, exported, args, decompositions={})
+            exported = torch.export.export(wrapper, args, kwargs, strict=False).module()
+            joint = aot_export_joint_with_descriptors(stack, exported, args, kwargs, decompositions={})
             return joint.graph_module, exported
     except FxscopeError:
         raise
@@ -168,20 +178,25 @@ def _short(target: str) -> str:
     return target.removeprefix("model.")
 
 
-def _input_spec(node: fx.Node) -> InputSpec:
+def input_names(args: Arguments) -> list[str]:
+    """A name for each leaf of the arguments: `0`, `input_ids`, `cache.3.0`."""
+    return [re.sub(r"[^\w]+", ".", pytree.keystr(path)).strip(".") for path, _ in pytree.tree_leaves_with_path(args)]
+
+
+def _input_spec(node: fx.Node, names: list[str]) -> InputSpec:
     match node.meta.get("desc"):
         case aot.ParamAOTInput(target=target):
             return InputSpec(node.name, "parameter", _short(target))
         case aot.BufferAOTInput(target=target):
             return InputSpec(node.name, "buffer", _short(target))
         case aot.PlainAOTInput(idx=index):
-            return InputSpec(node.name, "input", str(index))
+            return InputSpec(node.name, "input", names[index])
         case aot.TangentAOTInput():
             return InputSpec(node.name, "seed", "loss")
     raise CaptureError(f"the graph has an input that cannot be told: {node.name}", help="Return only tensors from forward.")
 
 
-def _normalise_outputs(joint: fx.GraphModule, mode: str) -> tuple[OutputSpec, ...]:
+def _normalise_outputs(joint: fx.GraphModule, mode: str, names: list[str]) -> list[OutputSpec]:
     """Drops the empty gradients of inputs and buffers, and says what each remaining output is."""
     output = joint.graph.output_node()
     kept, specs, plain = [], [], 0
@@ -190,9 +205,9 @@ def _normalise_outputs(joint: fx.GraphModule, mode: str) -> tuple[OutputSpec, ..
             continue
         match desc:
             case aot.InputMutationAOTOutput(mutated_input=mutated):
-                spec = OutputSpec("buffer", _short(getattr(mutated, "target", "input")))
+                spec = OutputSpec("buffer", _owner(mutated, names))
             case aot.GradAOTOutput(grad_of=of):
-                spec = OutputSpec("gradient", _short(getattr(of, "target", f"input {getattr(of, 'idx', '')}")))
+                spec = OutputSpec("gradient", _owner(of, names))
             case _:
                 spec = OutputSpec("loss", "loss") if mode == "training" and not plain else OutputSpec("output", str(plain))
                 plain += 1
@@ -201,7 +216,41 @@ def _normalise_outputs(joint: fx.GraphModule, mode: str) -> tuple[OutputSpec, ..
     output.args = (tuple(kept),)
     joint.graph.set_codegen(CodeGen())  # flat in, flat out: the pytree of the export is of no use here
     joint.recompile()
-    return tuple(specs)
+    return specs
+
+
+def _owner(described: Any, names: list[str]) -> str:
+    """The parameter, buffer or input that an output belongs to."""
+    if isinstance(described, aot.PlainAOTInput):
+        return names[described.idx]
+    return _short(getattr(described, "target", "input"))
+
+
+def _tied_once(
+    joint: fx.GraphModule, inputs: list[InputSpec], outputs: list[OutputSpec], model: nn.Module
+) -> tuple[list[InputSpec], list[OutputSpec]]:
+    """A tensor that the model knows by several names is one input, under the first of them; the export reads it under any."""
+    first: dict[int, str] = {}
+    primary: dict[str, str] = {}
+    for name, value in (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)):
+        primary[name] = first.setdefault(id(value), name)
+    nodes = {node.name: node for node in joint.graph.nodes if node.op == "placeholder"}
+    names = Counter(primary.get(spec.target, spec.target) for spec in inputs if spec.role in ("parameter", "buffer"))
+    kept: list[InputSpec] = []
+    for spec in inputs:
+        name = primary.get(spec.target, spec.target)
+        if spec.role in ("parameter", "buffer") and names[name] > 1 and not nodes[spec.node].users:
+            names[name] -= 1
+            joint.graph.erase_node(nodes[spec.node])
+        else:
+            kept.append(spec)
+    alone = {name for name, count in names.items() if count == 1}
+
+    def renamed(target: str) -> str:
+        return primary[target] if primary.get(target) in alone else target
+
+    joint.recompile()
+    return [replace(s, target=renamed(s.target)) for s in kept], [replace(s, target=renamed(s.target)) for s in outputs]
 
 
 def _constants_as_buffers(joint: fx.GraphModule) -> None:
@@ -216,7 +265,7 @@ def _constants_as_buffers(joint: fx.GraphModule) -> None:
 
 
 def _tensor_maker(
-    source: ModelSource, inputs: tuple[InputSpec, ...], joint: fx.GraphModule, spare: Mapping[str, Tensor]
+    source: ModelSource, inputs: list[InputSpec], joint: fx.GraphModule, spare: Mapping[str, Tensor]
 ) -> Callable[[int], Mapping[tuple[str, str], Tensor]]:
     """A function that builds the model for real, with its own initialisation, when the graph is to run."""
 
@@ -225,8 +274,8 @@ def _tensor_maker(
             torch.manual_seed(seed)
             model, args = source.build(), source.inputs()
             found: dict[tuple[str, str], Tensor] = {
-                ("input", str(index)): value if isinstance(value, Tensor) else torch.tensor(value)
-                for index, value in enumerate(pytree.tree_leaves(args))
+                ("input", name): value if isinstance(value, Tensor) else torch.tensor(value)
+                for name, value in zip(input_names(args), pytree.tree_leaves(args), strict=True)
                 if isinstance(value, (Tensor, int, float))
             }
             for name, value in spare.items():
@@ -250,18 +299,18 @@ def _varied(value: Tensor) -> Tensor:
     return value + 0.05 * torch.rand_like(value)
 
 
-def _seed_dtype(joint: fx.GraphModule, inputs: tuple[InputSpec, ...]) -> torch.dtype:
+def _seed_dtype(joint: fx.GraphModule, inputs: list[InputSpec]) -> torch.dtype:
     seeds = {spec.node for spec in inputs if spec.role == "seed"}
     return next((n.meta["val"].dtype for n in joint.graph.nodes if n.name in seeds), torch.float32)
 
 
-def _report(program: Program, model: nn.Module, seconds: float, refused: tuple[str, ...]) -> CaptureReport:
+def _report(program: Program, parameters: int, seconds: float, refused: tuple[str, ...]) -> CaptureReport:
     nodes = [node for node in program.gm.graph.nodes if node.op == "call_function"]
     share = 1 / max(1, len(nodes))
     return CaptureReport(
         method=METHOD,
         nodes=len(program.gm.graph.nodes),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=parameters,
         seconds=seconds,
         with_source=share * sum(node.meta["origin"].source is not None for node in nodes),
         with_module=share * sum(bool(node.meta["origin"].module) for node in nodes),

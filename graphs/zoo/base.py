@@ -69,7 +69,7 @@ class ZooModel:
     summary: str
     options: tuple[Option, ...]
     model: Callable[[Settings], nn.Module]
-    inputs: Callable[[Settings], tuple[Any, ...]]
+    inputs: Callable[[Settings], tuple[Any, ...] | dict[str, Any]]
     loss: Callable[[Any], Tensor] | None = None
 
     def settings(self, given: Mapping[str, str]) -> Settings:

@@ -18,25 +18,13 @@ COMMON: dict[str, Any] = {"attn_implementation": "eager"}
 logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
-class WithLabels(nn.Module):
-    """Calls the family's model by keyword and returns (loss, logits)."""
-
-    def __init__(self, network: nn.Module, word: str) -> None:
-        super().__init__()
-        self.network, self.word = network, word
-
-    def forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = self.network(**{self.word: inputs}, labels=labels)
-        return outputs.loss, outputs.logits
+def _loss(outputs: Any) -> Tensor:
+    return outputs.loss
 
 
-def _loss(outputs: tuple[Tensor, Tensor]) -> Tensor:
-    return outputs[0]
-
-
-def _tokens(settings: Settings) -> tuple[Tensor, Tensor]:
+def _tokens(settings: Settings) -> dict[str, Any]:
     tokens = torch.randint(0, settings.number("vocab"), (settings.number("batch"), settings.number("seq")))
-    return tokens, tokens.clone()
+    return {"input_ids": tokens, "labels": tokens.clone()}
 
 
 def _gpt2(settings: Settings) -> nn.Module:
@@ -49,7 +37,7 @@ def _gpt2(settings: Settings) -> nn.Module:
         n_positions=max(1024, settings.number("seq")), resid_pdrop=drop, embd_pdrop=drop, attn_pdrop=drop,
         use_cache=False, bos_token_id=0, eos_token_id=0, **COMMON,
     )  # fmt: skip
-    return WithLabels(GPT2LMHeadModel(config), "input_ids")
+    return GPT2LMHeadModel(config)
 
 
 def _llama(settings: Settings) -> nn.Module:
@@ -63,7 +51,7 @@ def _llama(settings: Settings) -> nn.Module:
         num_attention_heads=heads, num_key_value_heads=groups, vocab_size=settings.number("vocab"),
         max_position_embeddings=max(2048, settings.number("seq")), use_cache=False, bos_token_id=0, eos_token_id=0, **COMMON,
     )  # fmt: skip
-    return WithLabels(LlamaForCausalLM(config), "input_ids")
+    return LlamaForCausalLM(config)
 
 
 def _bert(settings: Settings) -> nn.Module:
@@ -76,7 +64,7 @@ def _bert(settings: Settings) -> nn.Module:
         vocab_size=settings.number("vocab"), max_position_embeddings=max(512, settings.number("seq")),
         hidden_dropout_prob=drop, attention_probs_dropout_prob=drop, **COMMON,
     )  # fmt: skip
-    return WithLabels(BertForMaskedLM(config), "input_ids")
+    return BertForMaskedLM(config)
 
 
 def _vit(settings: Settings) -> nn.Module:
@@ -90,12 +78,12 @@ def _vit(settings: Settings) -> nn.Module:
         image_size=settings.number("image"), patch_size=16, num_labels=1000,  # type: ignore[call-arg]
         hidden_dropout_prob=drop, attention_probs_dropout_prob=drop, **COMMON,
     )  # fmt: skip
-    return WithLabels(ViTForImageClassification(config), "pixel_values")
+    return ViTForImageClassification(config)
 
 
-def _images(settings: Settings) -> tuple[Tensor, Tensor]:
+def _images(settings: Settings) -> dict[str, Any]:
     batch, side = settings.number("batch"), settings.number("image")
-    return torch.randn(batch, 3, side, side, dtype=settings.dtype), torch.randint(0, 1000, (batch,))
+    return {"pixel_values": torch.randn(batch, 3, side, side, dtype=settings.dtype), "labels": torch.randint(0, 1000, (batch,))}
 
 
 def _sizes(seq: int, layers: int, width: int, heads: int, vocab: int) -> tuple[Option, ...]:
