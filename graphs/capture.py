@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, fx, nn
 from torch._functorch._aot_autograd import descriptors as aot
@@ -27,6 +28,8 @@ from graphs.names import rename_in_order
 from graphs.origin import mark_origins, where_in_user_code
 from graphs.program import InputSpec, OutputSpec, Program
 from graphs.record import CaptureReport
+from graphs.repeats import Run, find_runs, shorten
+from graphs.replicate import NotAlikeError, replicated
 from graphs.sources.base import Arguments, ModelSource
 
 METHOD = "torch.export (non-strict) + AOTAutograd joint graph"
@@ -92,8 +95,11 @@ class _Inference(nn.Module):
         return tuple(_tensors_in(self.model(*args, **kwargs)))
 
 
-def capture(source: ModelSource, mode: str, device: str) -> Capture:
+def capture(source: ModelSource, mode: str, device: str, whole: bool = False) -> Capture:
     """Captures a model in inference or training mode.
+
+    Args:
+        whole: trace every layer, also of runs of layers that are built alike.
 
     Raises:
         CaptureError: torch cannot turn the model into one graph; names the line and the way out.
@@ -101,13 +107,49 @@ def capture(source: ModelSource, mode: str, device: str) -> Capture:
     """
     start = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
-        model, args, refused = _built(source, device)
+        model, args, notes = _built(source, device)
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        model.train(mode == "training")
-        wrapper = _Training(model, source.loss) if mode == "training" else _Inference(model)
-        for parameter in wrapper.parameters():
-            parameter.requires_grad_(mode == "training" and parameter.is_floating_point())
-        joint, exported = _trace(wrapper, args, source, mode)
+        runs = [] if whole else find_runs(model)
+        shorten(model, runs)
+        try:
+            drawn = _drawn(source, model, args, mode)
+            for run in runs:
+                drawn = drawn.lengthened(run)
+        except (CaptureError, NotAlikeError) as error:
+            if not runs:
+                raise
+            reason = error.what if isinstance(error, CaptureError) else str(error)
+            return _with_note(capture(source, mode, device, whole=True), f"traced every layer, since {reason}")
+    program = Program(drawn.gm, tuple(drawn.inputs), tuple(drawn.outputs), _tensor_maker(source, drawn), mode, device)
+    notes += tuple(f"{run.path}: {run.count * run.period - len(run.removed)} of {run.count * run.period} layers traced" for run in runs)
+    return Capture(program, _report(program, parameters, time.perf_counter() - start, notes))
+
+
+def _with_note(captured: Capture, note: str) -> Capture:
+    refused = (*captured.report.refused, note)
+    return replace(captured, report=msgspec.structs.replace(captured.report, refused=refused))
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The graph and its calling convention, before it becomes a Program; `spare` are constants that the trace closed over."""
+
+    gm: fx.GraphModule
+    inputs: list[InputSpec]
+    outputs: list[OutputSpec]
+    spare: Mapping[str, Tensor]
+
+    def lengthened(self, run: Run) -> _Drawn:
+        gm, (inputs, outputs) = replicated(self.gm, self.inputs, self.outputs, run)
+        return replace(self, gm=gm, inputs=inputs, outputs=outputs)
+
+
+def _drawn(source: ModelSource, model: nn.Module, args: Arguments, mode: str) -> _Drawn:
+    model.train(mode == "training")
+    wrapper = _Training(model, source.loss) if mode == "training" else _Inference(model)
+    for parameter in wrapper.parameters():
+        parameter.requires_grad_(mode == "training" and parameter.is_floating_point())
+    joint, exported = _trace(wrapper, args, source, mode)
     names = input_names(args)
     inputs = [_input_spec(node, names) for node in joint.graph.nodes if node.op == "placeholder"]
     outputs = _normalise_outputs(joint, mode, names)
@@ -117,8 +159,7 @@ def capture(source: ModelSource, mode: str, device: str) -> Capture:
     inputs = [replace(spec, node=node.name) for spec, node in zip(inputs, joint.graph.find_nodes(op="placeholder"), strict=True)]
     mark_origins(joint.graph)
     spare = {_short(name): value for name, value in exported.named_buffers(remove_duplicate=False)}
-    program = Program(joint, tuple(inputs), tuple(outputs), _tensor_maker(source, inputs, joint, spare), mode, device)
-    return Capture(program, _report(program, parameters, time.perf_counter() - start, refused))
+    return _Drawn(joint, inputs, outputs, spare)
 
 
 def _built(source: ModelSource, device: str) -> tuple[nn.Module, Arguments, tuple[str, ...]]:
@@ -264,10 +305,9 @@ def _constants_as_buffers(joint: fx.GraphModule) -> None:
             node.meta.setdefault("val", value)
 
 
-def _tensor_maker(
-    source: ModelSource, inputs: list[InputSpec], joint: fx.GraphModule, spare: Mapping[str, Tensor]
-) -> Callable[[int], Mapping[tuple[str, str], Tensor]]:
+def _tensor_maker(source: ModelSource, drawn: _Drawn) -> Callable[[int], Mapping[tuple[str, str], Tensor]]:
     """A function that builds the model for real, with its own initialisation, when the graph is to run."""
+    dtype = _seed_dtype(drawn.gm, drawn.inputs)
 
     def make(seed: int) -> Mapping[tuple[str, str], Tensor]:
         with torch.random.fork_rng(devices=[]):
@@ -278,7 +318,7 @@ def _tensor_maker(
                 for name, value in zip(input_names(args), pytree.tree_leaves(args), strict=True)
                 if isinstance(value, (Tensor, int, float))
             }
-            for name, value in spare.items():
+            for name, value in drawn.spare.items():
                 if not isinstance(value, FakeTensor):
                     found["buffer", name] = value
             for name, value in model.named_parameters(remove_duplicate=False):
@@ -286,7 +326,7 @@ def _tensor_maker(
             for name, value in model.named_buffers(remove_duplicate=False):
                 found["buffer", name] = _varied(value.detach()) if "running_" in name else value
             # A seed other than 1 shows a gradient that forgot to multiply by it.
-            found["seed", "loss"] = (0.5 + torch.rand(())).to(_seed_dtype(joint, inputs))
+            found["seed", "loss"] = (0.5 + torch.rand(())).to(dtype)
             return found
 
     return make

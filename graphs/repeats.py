@@ -1,0 +1,129 @@
+"""Runs of layers that are built alike: found in the module tree, and shortened there before the capture.
+
+A deep model repeats itself: 126 layers differ in their weights and in nothing else. `shorten` keeps the first periods of each
+such run, so that tracing costs the same for any depth; `graphs.replicate` puts the others back into the graph.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+KEPT = 4  # periods that stay: the first, two in the middle to compare, the last
+WORTH = 6  # below so many periods a full capture costs hardly more
+LONGEST_PERIOD = 8
+INDEX_WORDS = ("idx", "index", "layer", "number", "depth", "block", "id")
+PLAIN = (bool, int, float, str, type(None))
+
+
+@dataclass(frozen=True)
+class Run:
+    """Layers of one container that repeat.
+
+    Attributes:
+        path: of the container, as `model.layers`.
+        start: index of the first repeated layer.
+        period: layers after which the pattern comes again (2 where local and global attention alternate).
+        count: how often it comes.
+        length: of the whole container, before it was shortened.
+    """
+
+    path: str
+    start: int
+    period: int
+    count: int
+    length: int
+
+    @property
+    def layer(self) -> re.Pattern[str]:
+        """Matches a path at a layer: groups of what stands before its number, the number, and what stands after."""
+        return re.compile(rf"({re.escape(self.path)}\.)(\d+)(?=\.|$)(.*)" if self.path else r"()(\d+)(?=\.|$)(.*)")
+
+    @property
+    def removed(self) -> range:
+        """Indices of the layers that are left out of the capture: all periods but the first three and the last."""
+        first = self.start + (KEPT - 1) * self.period
+        return range(first, first + (self.count - KEPT) * self.period)
+
+
+def find_runs(model: nn.Module) -> list[Run]:
+    """The outermost runs of alike layers, each worth shortening."""
+    found: list[Run] = []
+    for path, container in model.named_modules():
+        inside = any(path.startswith(f"{run.path}.") for run in found)
+        if not inside and isinstance(container, nn.ModuleList | nn.Sequential):
+            run = _longest_run(path, _signatures(model, path, container))
+            if run and run.count >= WORTH:
+                found.append(run)
+    return found
+
+
+def shorten(model: nn.Module, runs: list[Run]) -> None:
+    """Takes the removed layers out of the model, in place."""
+    for run in runs:
+        container = model.get_submodule(run.path)
+        kept = [layer for index, layer in enumerate(container.children()) if index not in run.removed]
+        container._modules.clear()
+        container._modules.update({str(index): layer for index, layer in enumerate(kept)})
+
+
+def _signatures(model: nn.Module, path: str, container: nn.Module) -> list[Any]:
+    layers = list(container.children())
+    said = list(_said_per_layer(model, path, len(layers)))
+    return [(_signature(layer, index), *(values[index] for values in said)) for index, layer in enumerate(layers)]
+
+
+def _said_per_layer(model: nn.Module, path: str, length: int) -> Iterator[list[str]]:
+    """What a configuration above the container says of each layer, such as `layer_types`."""
+    parts = path.split(".")
+    for depth in range(len(parts)):
+        config = getattr(model.get_submodule(".".join(parts[:depth])), "config", None)
+        for value in vars(config).values() if hasattr(config, "__dict__") else ():
+            if isinstance(value, list | tuple) and len(value) == length:
+                yield [str(item) for item in value]
+
+
+def _signature(module: nn.Module, index: int) -> Any:
+    """What must be equal for two layers to be alike: classes, shapes, plain attributes; a layer's own number is left out."""
+    tensors = tuple(
+        (name, tuple(value.shape), value.dtype, value.requires_grad)
+        for name, value in (*module._parameters.items(), *module._buffers.items())
+        if value is not None
+    )
+    plain = tuple(
+        (name, value) for name, value in sorted(vars(module).items()) if _is_plain(value) and not _is_own_number(name, value, index)
+    )
+    hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
+    children = tuple((name, _signature(child, index)) for name, child in module._modules.items() if child is not None)
+    return type(module), tensors, plain, hooks, children
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(isinstance(item, PLAIN) for item in value)
+    return isinstance(value, PLAIN)
+
+
+def _is_own_number(name: str, value: Any, index: int) -> bool:
+    return type(value) is int and value in (index, index + 1) and any(word in name.lower() for word in INDEX_WORDS)
+
+
+def _longest_run(path: str, signatures: list[Any]) -> Run | None:
+    """The run that covers most layers; the shortest period where several cover as many."""
+    best: Run | None = None
+    length = len(signatures)
+    for period in range(1, min(LONGEST_PERIOD, length // WORTH) + 1):
+        start = 0
+        while start + period < length:
+            end = start + period
+            while end < length and signatures[end] == signatures[end - period]:
+                end += 1
+            count = (end - start) // period
+            if count > 1 and (best is None or count * period > best.count * best.period):
+                best = Run(path, start, period, count, length)
+            start = max(start + 1, end - period + 1)
+    return best
