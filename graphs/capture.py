@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._functorch._aot_autograd import descriptors as aot
 from torch._functorch.aot_autograd import aot_export_joint_with_descriptors
+from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
@@ -28,8 +29,8 @@ from graphs.names import rename_in_order
 from graphs.origin import mark_origins, where_in_user_code
 from graphs.program import InputSpec, OutputSpec, Program
 from graphs.record import CaptureReport
-from graphs.repeats import Run, find_runs, shorten
-from graphs.replicate import NotAlikeError, replicated
+from graphs.repeats import Run, confirm, find_runs, shorten
+from graphs.replicate import replicated
 from graphs.sources.base import Arguments, ModelSource
 
 METHOD = "torch.export (non-strict) + AOTAutograd joint graph"
@@ -109,20 +110,35 @@ def capture(source: ModelSource, mode: str, device: str, whole: bool = False) ->
     with torch.random.fork_rng(devices=[]):
         model, args, notes = _built(source, device)
         parameters = sum(parameter.numel() for parameter in model.parameters())
+        model.train(mode == "training")
         runs = [] if whole else find_runs(model)
-        shorten(model, runs)
         try:
+            _confirmed(source, model, args, runs)
+            shorten(model, runs)
             drawn = _drawn(source, model, args, mode)
             for run in runs:
                 drawn = drawn.lengthened(run)
-        except (CaptureError, NotAlikeError) as error:
+        except Exception as error:
             if not runs:
                 raise
-            reason = error.what if isinstance(error, CaptureError) else str(error)
+            reason = error.what if isinstance(error, FxscopeError) else str(error).splitlines()[0][:200]
             return _with_note(capture(source, mode, device, whole=True), f"traced every layer, since {reason}")
     program = Program(drawn.gm, tuple(drawn.inputs), tuple(drawn.outputs), _tensor_maker(source, drawn), mode, device)
     notes += tuple(f"{run.path}: {run.count * run.period - len(run.removed)} of {run.count * run.period} layers traced" for run in runs)
     return Capture(program, _report(program, parameters, time.perf_counter() - start, notes))
+
+
+def _confirmed(source: ModelSource, model: nn.Module, args: Arguments, runs: list[Run]) -> None:
+    """Runs every layer once, on shapes; a model of its own is used where that is cheap, since a run may leave traces in a model."""
+    if not runs:
+        return
+    mode = detect_fake_mode(list(model.parameters()))
+    if mode is None:
+        confirm(model, args, runs)
+        return
+    with mode:
+        spare = source.build().train(model.training)
+    confirm(spare, args, runs)
 
 
 def _with_note(captured: Capture, note: str) -> Capture:
@@ -145,7 +161,6 @@ class _Drawn:
 
 
 def _drawn(source: ModelSource, model: nn.Module, args: Arguments, mode: str) -> _Drawn:
-    model.train(mode == "training")
     wrapper = _Training(model, source.loss) if mode == "training" else _Inference(model)
     for parameter in wrapper.parameters():
         parameter.requires_grad_(mode == "training" and parameter.is_floating_point())
@@ -158,6 +173,7 @@ def _drawn(source: ModelSource, model: nn.Module, args: Arguments, mode: str) ->
     rename_in_order(joint.graph, inputs)
     inputs = [replace(spec, node=node.name) for spec, node in zip(inputs, joint.graph.find_nodes(op="placeholder"), strict=True)]
     mark_origins(joint.graph)
+    joint.recompile()
     spare = {_short(name): value for name, value in exported.named_buffers(remove_duplicate=False)}
     return _Drawn(joint, inputs, outputs, spare)
 
@@ -256,7 +272,6 @@ def _normalise_outputs(joint: fx.GraphModule, mode: str, names: list[str]) -> li
         specs.append(spec)
     output.args = (tuple(kept),)
     joint.graph.set_codegen(CodeGen())  # flat in, flat out: the pytree of the export is of no use here
-    joint.recompile()
     return specs
 
 
@@ -290,7 +305,6 @@ def _tied_once(
     def renamed(target: str) -> str:
         return primary[target] if primary.get(target) in alone else target
 
-    joint.recompile()
     return [replace(s, target=renamed(s.target)) for s in kept], [replace(s, target=renamed(s.target)) for s in outputs]
 
 

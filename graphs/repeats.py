@@ -11,7 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch._guards import detect_fake_mode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 KEPT = 4  # periods that stay: the first, two in the middle to compare, the last
 WORTH = 6  # below so many periods a full capture costs hardly more
@@ -69,6 +74,68 @@ def shorten(model: nn.Module, runs: list[Run]) -> None:
         kept = [layer for index, layer in enumerate(container.children()) if index not in run.removed]
         container._modules.clear()
         container._modules.update({str(index): layer for index, layer in enumerate(kept)})
+
+
+class NotAlikeError(Exception):
+    """Two periods of a run differ; the message says where."""
+
+
+class _Steps(TorchDispatchMode):
+    """Writes down which operators run on which shapes and constants, between marks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[str, list[tuple[int, list[int]]]] = {}
+        self.now: list[int] | None = None
+
+    def mark(self, path: str, index: int) -> None:
+        """A layer begins: what follows belongs to it, until the next mark."""
+        self.now = []
+        self.seen.setdefault(path, []).append((index, self.now))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.now is not None:
+            leaves = pytree.tree_leaves((args, kwargs))
+            described = [tuple(leaf.shape) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves]
+            self.now.append(hash((func, *described)))
+        return func(*args, **(kwargs or {}))
+
+
+def confirm(model: nn.Module, args: Any, runs: list[Run]) -> None:
+    """Runs the whole model once on shapes alone, and compares what each layer did: a layer may decide by its own number.
+
+    Raises:
+        NotAlikeError: the layers of a run do different things, or do not run once each, in order.
+    """
+    steps = _Steps()
+    hooks = [
+        layer.register_forward_pre_hook(lambda *_, path=run.path, index=index: steps.mark(path, index))
+        for run in runs
+        for index, layer in enumerate(model.get_submodule(run.path).children())
+    ]
+    mode = detect_fake_mode((list(model.parameters()), args)) or FakeTensorMode(allow_non_fake_inputs=True)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with mode:
+        fake: dict[str, Tensor] = {
+            name: value if isinstance(value, FakeTensor) else mode.from_tensor(value) for name, value in tensors.items()
+        }
+        given = pytree.tree_map_only(Tensor, lambda value: value if isinstance(value, FakeTensor) else mode.from_tensor(value), args)
+        positional, named = ((), given) if isinstance(given, dict) else (given, {})
+        with torch.no_grad(), steps:
+            torch.func.functional_call(model, fake, positional, named)
+    for hook in hooks:
+        hook.remove()
+    for run in runs:
+        _check_periods(run, steps.seen.get(run.path, []))
+
+
+def _check_periods(run: Run, seen: list[tuple[int, list[int]]]) -> None:
+    if [index for index, _ in seen] != list(range(run.length)):
+        raise NotAlikeError(f"the layers of {run.path or 'the model'} do not run once each, in order")
+    work = [done for _, done in seen[run.start : run.start + run.period * run.count]]
+    for at in range(2 * run.period, len(work) - run.period):  # the ends may differ
+        if work[at] != work[at - run.period]:
+            raise NotAlikeError(f"layer {run.start + at} of {run.path or 'the model'} does something else than the layers before it")
 
 
 def _signatures(model: nn.Module, path: str, container: nn.Module) -> list[Any]:

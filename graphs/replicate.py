@@ -19,14 +19,10 @@ from torch import Tensor, fx
 from graphs.names import rename_in_order
 from graphs.origin import Origin
 from graphs.program import InputSpec, OutputSpec
-from graphs.repeats import KEPT, Run
+from graphs.repeats import KEPT, NotAlikeError, Run
 
 LAST = KEPT - 1
 FORWARD, BACKWARD, INPUT = "forward", "backward", "input"
-
-
-class NotAlikeError(Exception):
-    """Two periods of a run differ; the message says where."""
 
 
 @dataclass(frozen=True)
@@ -227,13 +223,11 @@ class _Writer:
             elif self.parts.places.get(node, Place("", 0, 0)).period != 2:
                 self._captured(node, 1 if node in self.parts.places else None)
         new_outputs = self._outputs()
-        gm = fx.GraphModule(_Constants(self.old), self.graph)
         rename_in_order(self.graph, new_inputs)
         named = [replace(spec, node=node.name) for spec, node in zip(new_inputs, self.graph.find_nodes(op="placeholder"), strict=True)]
         for node in self.graph.nodes:
             node.meta["origin"] = replace(node.meta["origin"], names=(node.name,))
-        gm.recompile()
-        return gm, (named, new_outputs)
+        return fx.GraphModule(_Constants(self.old), self.graph), (named, new_outputs)
 
     def _begins(self, node: fx.Node, kind: str, period: int) -> bool:
         return self.parts.places.get(node) == Place(kind, period, 0)
@@ -343,17 +337,19 @@ class _Writer:
 
     def _spread(self, specs: list[Any]) -> Iterator[tuple[Any, int | None]]:
         """Specs in the order of the long model: those of period 1, then of 2, 3 … where the captured period 2 stands."""
-        twos = [spec for spec in specs if self._spec_period(spec) == 2]
-        done = False
+        twos: dict[str, list[Any]] = {}
+        for spec in specs:
+            if self._spec_period(spec) == 2:
+                twos.setdefault(spec.role, []).append(spec)
         for spec in specs:
             period = self._spec_period(spec)
             if period == 1:
                 yield spec, 1
-            elif period != 2:
+            elif period is None:
                 yield spec, None
-            elif not done:
-                done = True
-                yield from ((two, at) for at in range(2, self.run.count - 1) for two in twos)
+            else:  # parameters, buffers and gradients each follow one another without a gap
+                layers = twos.pop(spec.role, [])
+                yield from ((two, at) for at in range(2, self.run.count - 1) for two in layers)
 
     def _spec_period(self, spec: InputSpec | OutputSpec) -> int | None:
         named = spec.role in ("parameter", "buffer", "gradient")
