@@ -26,12 +26,15 @@ from torch.utils import _pytree as pytree
 
 from graphs.errors import CaptureError, FxscopeError
 from graphs.names import rename_in_order
+from graphs.options import PLAIN, CaptureOptions
 from graphs.origin import mark_origins, where_in_user_code
 from graphs.program import InputSpec, OutputSpec, Program
 from graphs.record import CaptureReport
 from graphs.repeats import Run, confirm, find_runs, shorten
 from graphs.replicate import replicated
 from graphs.sources.base import Arguments, ModelSource
+from graphs.symbols import dynamic_shapes, into_mode_of, make_concrete, symbolic_arguments
+from graphs.update import state_tensors, with_update
 
 METHOD = "torch.export (non-strict) + AOTAutograd joint graph"
 DATA_DEPENDENT = (
@@ -75,12 +78,12 @@ def _one_number(loss: Any) -> Tensor:
 class _Training(nn.Module):
     """Model and loss: the loss first, then the model's other outputs, detached so that only the loss is differentiated."""
 
-    def __init__(self, model: nn.Module, loss: Callable[[Any], Tensor] | None) -> None:
+    def __init__(self, model: nn.Module, names: tuple[str, ...], loss: Callable[[Any], Tensor] | None) -> None:
         super().__init__()
-        self.model, self.loss = model, _Loss(loss)
+        self.model, self.names, self.loss = model, names, _Loss(loss)
 
-    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-        outputs = self.model(*args, **kwargs)
+    def forward(self, *args: Any) -> tuple[Tensor, ...]:
+        outputs = _called(self.model, self.names, args)
         loss = self.loss(outputs)
         return (loss, *(value.detach() for value in _tensors_in(outputs) if value is not loss))
 
@@ -88,18 +91,24 @@ class _Training(nn.Module):
 class _Inference(nn.Module):
     """The model, its outputs flattened to tensors."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.names = model, names
 
-    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-        return tuple(_tensors_in(self.model(*args, **kwargs)))
+    def forward(self, *args: Any) -> tuple[Tensor, ...]:
+        return tuple(_tensors_in(_called(self.model, self.names, args)))
 
 
-def capture(source: ModelSource, mode: str, device: str, whole: bool = False) -> Capture:
-    """Captures a model in inference or training mode.
+def _called(model: nn.Module, names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
+    """The export sees positional arguments only; the model gets those with names by keyword."""
+    return model(**dict(zip(names, values, strict=True))) if names else model(*values)
+
+
+def capture(source: ModelSource, mode: str, device: str, options: CaptureOptions = PLAIN, whole: bool = False) -> Capture:
+    """Captures a model; every mode but `training` is an inference.
 
     Args:
+        options: the optimizer's update, autocast, dynamic dimensions.
         whole: trace every layer, also of runs of layers that are built alike.
 
     Raises:
@@ -111,25 +120,29 @@ def capture(source: ModelSource, mode: str, device: str, whole: bool = False) ->
         model, args, notes = _built(source, device)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         model.train(mode == "training")
-        runs = [] if whole else find_runs(model)
+        runs = [] if whole or options.dynamic != "none" else find_runs(model)
         try:
-            _confirmed(source, model, args, runs)
-            shorten(model, runs)
-            drawn = _drawn(source, model, args, mode)
+            _shortened(source, model, args, runs)
+            drawn = _drawn(source, model, args, mode, options)
             for run in runs:
                 drawn = drawn.lengthened(run)
         except Exception as error:
             if not runs:
                 raise
             reason = error.what if isinstance(error, FxscopeError) else str(error).splitlines()[0][:200]
-            return _with_note(capture(source, mode, device, whole=True), f"traced every layer, since {reason}")
-    program = Program(drawn.gm, tuple(drawn.inputs), tuple(drawn.outputs), _tensor_maker(source, drawn), mode, device)
+            return _with_note(capture(source, mode, device, options, whole=True), f"traced every layer, since {reason}")
+    if options.update != "none":
+        inputs, outputs = with_update(drawn.gm, drawn.inputs, drawn.outputs, options.update)
+        drawn = replace(drawn, inputs=inputs, outputs=outputs)
+    kind = "training" if mode == "training" else "inference"
+    program = Program(drawn.gm, tuple(drawn.inputs), tuple(drawn.outputs), _tensor_maker(source, drawn), kind, device)
     notes += tuple(f"{run.path}: {run.count * run.period - len(run.removed)} of {run.count * run.period} layers traced" for run in runs)
     return Capture(program, _report(program, parameters, time.perf_counter() - start, notes))
 
 
-def _confirmed(source: ModelSource, model: nn.Module, args: Arguments, runs: list[Run]) -> None:
-    """Runs every layer once, on shapes; a model of its own is used where that is cheap, since a run may leave traces in a model."""
+def _shortened(source: ModelSource, model: nn.Module, args: Arguments, runs: list[Run]) -> None:
+    """Takes out what repeats, once a run of every layer on shapes has shown that it does. Where building is cheap, another
+    model takes that run, which may leave traces in it."""
     if not runs:
         return
     mode = detect_fake_mode(list(model.parameters()))
@@ -139,6 +152,7 @@ def _confirmed(source: ModelSource, model: nn.Module, args: Arguments, runs: lis
     with mode:
         spare = source.build().train(model.training)
     confirm(spare, args, runs)
+    shorten(model, runs)
 
 
 def _with_note(captured: Capture, note: str) -> Capture:
@@ -160,11 +174,13 @@ class _Drawn:
         return replace(self, gm=gm, inputs=inputs, outputs=outputs)
 
 
-def _drawn(source: ModelSource, model: nn.Module, args: Arguments, mode: str) -> _Drawn:
-    wrapper = _Training(model, source.loss) if mode == "training" else _Inference(model)
+def _drawn(source: ModelSource, model: nn.Module, args: Arguments, mode: str, options: CaptureOptions) -> _Drawn:
+    names = tuple(args) if isinstance(args, dict) else ()
+    wrapper = _Training(model, names, source.loss) if mode == "training" else _Inference(model, names)
     for parameter in wrapper.parameters():
         parameter.requires_grad_(mode == "training" and parameter.is_floating_point())
-    joint, exported = _trace(wrapper, args, source, mode)
+    joint, exported = _trace(wrapper, args, source, mode, options)
+    make_concrete(joint)
     names = input_names(args)
     inputs = [_input_spec(node, names) for node in joint.graph.nodes if node.op == "placeholder"]
     outputs = _normalise_outputs(joint, mode, names)
@@ -194,13 +210,26 @@ def _built(source: ModelSource, device: str) -> tuple[nn.Module, Arguments, tupl
     return model, pytree.tree_map_only(Tensor, lambda value: value.to(device), args), (refused,)
 
 
-def _trace(wrapper: nn.Module, given: Arguments, source: ModelSource, mode: str) -> tuple[fx.GraphModule, nn.Module]:
-    args, kwargs = ((), given) if isinstance(given, dict) else (given, {})
+def _trace(
+    wrapper: nn.Module, given: Arguments, source: ModelSource, mode: str, options: CaptureOptions
+) -> tuple[fx.GraphModule, nn.Module]:
+    args = tuple(given.values()) if isinstance(given, dict) else given
+    dynamic = options.dynamic != "none"
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(mode == "training"))
-            exported = torch.export.export(wrapper, args, kwargs, strict=False).module()
-            joint = aot_export_joint_with_descriptors(stack, exported, args, kwargs, decompositions={})
+            if options.autocast != "none":  # around the tracing: the casts become nodes that know their module and line
+                device = next(wrapper.parameters()).device.type
+                stack.enter_context(torch.autocast(device, getattr(torch, options.autocast)))
+            program = torch.export.export(
+                wrapper, args, dynamic_shapes=dynamic_shapes(args, options.dynamic), strict=False,
+                prefer_deferred_runtime_asserts_over_guards=dynamic,
+            )  # fmt: skip
+            exported = program.module()
+            if dynamic:
+                args = symbolic_arguments(program, args)
+                into_mode_of(args, exported)
+            joint = aot_export_joint_with_descriptors(stack, exported, args, decompositions={})
             return joint.graph_module, exported
     except FxscopeError:
         raise
@@ -339,6 +368,8 @@ def _tensor_maker(source: ModelSource, drawn: _Drawn) -> Callable[[int], Mapping
                 found["parameter", name] = _varied(value.detach())
             for name, value in model.named_buffers(remove_duplicate=False):
                 found["buffer", name] = _varied(value.detach()) if "running_" in name else value
+            if any(spec.role == "state" for spec in drawn.inputs):
+                found.update(state_tensors({name: value for (role, name), value in found.items() if role == "parameter"}))
             # A seed other than 1 shows a gradient that forgot to multiply by it.
             found["seed", "loss"] = (0.5 + torch.rand(())).to(dtype)
             return found
@@ -359,7 +390,7 @@ def _seed_dtype(joint: fx.GraphModule, inputs: list[InputSpec]) -> torch.dtype:
 
 
 def _report(program: Program, parameters: int, seconds: float, refused: tuple[str, ...]) -> CaptureReport:
-    nodes = [node for node in program.gm.graph.nodes if node.op == "call_function"]
+    nodes = [node for node in program.gm.graph.nodes if node.op == "call_function" and node.meta["origin"].phase != "update"]
     share = 1 / max(1, len(nodes))
     return CaptureReport(
         method=METHOD,
@@ -367,6 +398,6 @@ def _report(program: Program, parameters: int, seconds: float, refused: tuple[st
         parameters=parameters,
         seconds=seconds,
         with_source=share * sum(node.meta["origin"].source is not None for node in nodes),
-        with_module=share * sum(bool(node.meta["origin"].module) for node in nodes),
+        with_module=share * sum(node.meta["placed"] for node in nodes),
         refused=refused,
     )

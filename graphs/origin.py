@@ -54,6 +54,7 @@ def mark_origins(graph: fx.Graph) -> None:
         phase = "backward" if _is_backward(node) else "loss" if in_loss else "forward"
         source = _source(node.meta.get("stack_trace") or "")
         node.meta["origin"] = Origin(phase, module, source, (node.name,))
+        node.meta["placed"] = node in modules  # the path of the model itself is empty, and known all the same
 
 
 def _is_backward(node: fx.Node) -> bool:
@@ -101,7 +102,8 @@ def _source(trace: str) -> Source | None:
     """The innermost frame outside torch: the line that a reader of the model would point at."""
     frames = FRAME.findall(trace)
     outside = [f for f in frames if not f[0].startswith(TORCH) and f[0] not in WRAPPERS and not f[0].startswith("<")]
-    chosen = outside[-1] if outside else None
+    ours = [f for f in frames if f[0] == WRAPPERS[0]]  # the default loss is fxscope's own line
+    chosen = outside[-1] if outside else ours[-1] if ours else None
     return Source(short_path(chosen[0]), int(chosen[1]), chosen[2].strip()) if chosen else None
 
 

@@ -85,8 +85,9 @@ class _Steps(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
+        self.now: list[int] = []
+        self.before = self.now
         self.seen: dict[str, list[tuple[int, list[int]]]] = {}
-        self.now: list[int] | None = None
 
     def mark(self, path: str, index: int) -> None:
         """A layer begins: what follows belongs to it, until the next mark."""
@@ -94,19 +95,31 @@ class _Steps(TorchDispatchMode):
         self.seen.setdefault(path, []).append((index, self.now))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self.now is not None:
-            leaves = pytree.tree_leaves((args, kwargs))
-            described = [tuple(leaf.shape) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves]
-            self.now.append(hash((func, *described)))
+        leaves = pytree.tree_leaves((args, kwargs))
+        described = [tuple(leaf.shape) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves]
+        self.now.append(hash((func, *described)))
         return func(*args, **(kwargs or {}))
 
 
 def confirm(model: nn.Module, args: Any, runs: list[Run]) -> None:
-    """Runs the whole model once on shapes alone, and compares what each layer did: a layer may decide by its own number.
+    """Runs the whole model once on shapes alone, shortens it, runs it again, and compares what each layer did: a layer, or the loop
+    around it, may decide by its number. The model is short afterwards.
 
     Raises:
         NotAlikeError: the layers of a run do different things, or do not run once each, in order.
     """
+    whole = _steps(model, args, runs)
+    for run in runs:
+        _check_periods(run, whole.seen.get(run.path, []))
+    shorten(model, runs)
+    short = _steps(model, args, runs)
+    if whole.before != short.before:
+        raise NotAlikeError("the model begins differently with fewer layers")
+    for run in runs:
+        _check_ends(run, [done for _, done in whole.seen[run.path]], [done for _, done in short.seen.get(run.path, [])])
+
+
+def _steps(model: nn.Module, args: Any, runs: list[Run]) -> _Steps:
     steps = _Steps()
     hooks = [
         layer.register_forward_pre_hook(lambda *_, path=run.path, index=index: steps.mark(path, index))
@@ -117,7 +130,7 @@ def confirm(model: nn.Module, args: Any, runs: list[Run]) -> None:
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     with mode:
         fake: dict[str, Tensor] = {
-            name: value if isinstance(value, FakeTensor) else mode.from_tensor(value) for name, value in tensors.items()
+            key: value if isinstance(value, FakeTensor) else mode.from_tensor(value) for key, value in tensors.items()
         }
         given = pytree.tree_map_only(Tensor, lambda value: value if isinstance(value, FakeTensor) else mode.from_tensor(value), args)
         positional, named = ((), given) if isinstance(given, dict) else (given, {})
@@ -125,8 +138,7 @@ def confirm(model: nn.Module, args: Any, runs: list[Run]) -> None:
             torch.func.functional_call(model, fake, positional, named)
     for hook in hooks:
         hook.remove()
-    for run in runs:
-        _check_periods(run, steps.seen.get(run.path, []))
+    return steps
 
 
 def _check_periods(run: Run, seen: list[tuple[int, list[int]]]) -> None:
@@ -136,6 +148,13 @@ def _check_periods(run: Run, seen: list[tuple[int, list[int]]]) -> None:
     for at in range(2 * run.period, len(work) - run.period):  # the ends may differ
         if work[at] != work[at - run.period]:
             raise NotAlikeError(f"layer {run.start + at} of {run.path or 'the model'} does something else than the layers before it")
+
+
+def _check_ends(run: Run, whole: list[list[int]], short: list[list[int]]) -> None:
+    """The layers that stay, and what runs after the last of them, do the same in the short model."""
+    kept = [done for index, done in enumerate(whole) if index not in run.removed]
+    if kept != short:
+        raise NotAlikeError(f"the layers of {run.path or 'the model'} do something else when there are fewer of them")
 
 
 def _signatures(model: nn.Module, path: str, container: nn.Module) -> list[Any]:

@@ -1,0 +1,45 @@
+"""What a reader may ask of a capture, whatever the model: the optimizer's update, autocast, dynamic dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from graphs.errors import RequestError
+
+UPDATES = ("none", "sgd", "adamw")
+AUTOCASTS = ("none", "bfloat16", "float16")
+DIMENSIONS = ("none", "batch", "batch+seq")
+MEANINGS = {
+    "update": ("optimizer whose update joins the training graph", UPDATES),
+    "autocast": ("precision that torch.autocast takes for matmuls and convolutions", AUTOCASTS),
+    "dynamic": ("dimensions kept symbolic: b for the first of every input, s for the second", DIMENSIONS),
+}
+
+
+@dataclass(frozen=True)
+class CaptureOptions:
+    """Attributes: update (none, sgd, adamw), autocast (none or a dtype), dynamic (none, batch, batch+seq)."""
+
+    update: str = "none"
+    autocast: str = "none"
+    dynamic: str = "none"
+
+
+PLAIN = CaptureOptions()
+
+
+def split_options(given: Mapping[str, str], mode: str) -> tuple[CaptureOptions, dict[str, str]]:
+    """Options of the capture, and those left for the model.
+
+    Raises:
+        RequestError: a value that is none of the choices, or an update outside training.
+    """
+    for name, (_, choices) in MEANINGS.items():
+        if given.get(name, "none") not in choices:
+            raise RequestError(f"{name}={given[name]} is unknown", where=name, help=f"Choose one of: {', '.join(choices)}.")
+    own = {name: value for name, value in given.items() if name in MEANINGS}
+    options = CaptureOptions(**own)
+    if options.update != "none" and mode != "training":
+        raise RequestError(f"mode={mode} has no update", where="update", help="Write mode=training, or leave update out.")
+    return options, {name: value for name, value in given.items() if name not in MEANINGS}
