@@ -118,6 +118,7 @@ def capture(source: ModelSource, mode: str, device: str, options: CaptureOptions
     start = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         model, args, notes = _built(source, device)
+        restore = _kept_as_it_was(model)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         model.train(mode == "training")
         runs = [] if whole or options.dynamic != "none" else find_runs(model)
@@ -126,10 +127,12 @@ def capture(source: ModelSource, mode: str, device: str, options: CaptureOptions
             drawn = _drawn(source, model, args, mode, options)
             for run in runs:
                 drawn = drawn.lengthened(run)
+            restore()
         except Exception as error:
             if not runs:
                 raise
             reason = error.what if isinstance(error, FxscopeError) else str(error).splitlines()[0][:200]
+            restore()
             return _with_note(capture(source, mode, device, options, whole=True), f"traced every layer, since {reason}")
     if options.update != "none":
         inputs, outputs = with_update(drawn.gm, drawn.inputs, drawn.outputs, options.update)
@@ -138,6 +141,24 @@ def capture(source: ModelSource, mode: str, device: str, options: CaptureOptions
     program = Program(drawn.gm, tuple(drawn.inputs), tuple(drawn.outputs), _tensor_maker(source, drawn), kind, device)
     notes += tuple(f"{run.path}: {run.count * run.period - len(run.removed)} of {run.count * run.period} layers traced" for run in runs)
     return Capture(program, _report(program, parameters, time.perf_counter() - start, notes))
+
+
+def _kept_as_it_was(model: nn.Module) -> Callable[[], None]:
+    """What a capture sets for its own ends, to be set back: a source may hand out the same model again."""
+    modes = [(module, module.training) for module in model.modules()]
+    wants = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    layers = [(module, dict(module._modules)) for module in model.modules() if isinstance(module, nn.ModuleList | nn.Sequential)]
+
+    def restore() -> None:
+        for module, children in layers:
+            module._modules.clear()
+            module._modules.update(children)
+        for module, training in modes:
+            module.training = training
+        for parameter, wanted in wants:
+            parameter.requires_grad_(wanted)
+
+    return restore
 
 
 def _shortened(source: ModelSource, model: nn.Module, args: Arguments, runs: list[Run]) -> None:
@@ -226,6 +247,7 @@ def _trace(
                 prefer_deferred_runtime_asserts_over_guards=dynamic,
             )  # fmt: skip
             exported = program.module()
+            _keep_lines_of_regions(exported)
             if dynamic:
                 args = symbolic_arguments(program, args)
                 into_mode_of(args, exported)
@@ -235,6 +257,16 @@ def _trace(
         raise
     except Exception as error:
         raise _explained(error, source) from error
+
+
+def _keep_lines_of_regions(exported: nn.Module) -> None:
+    """Regions under `with torch.autocast(…)` or `torch.no_grad()` are graphs within the graph; run node by node they keep their lines."""
+    for node in exported.graph.nodes if isinstance(exported, fx.GraphModule) else ():
+        if node.op == "call_function" and str(node.target).startswith("wrap_with_"):
+            for read in node.all_input_nodes:
+                region = getattr(exported, str(read.target), None) if read.op == "get_attr" else None
+                if isinstance(region, fx.GraphModule):
+                    region.forward = fx.Interpreter(region).run
 
 
 def _explained(error: Exception, source: ModelSource) -> CaptureError:

@@ -85,9 +85,9 @@ def cost(node: fx.Node) -> Cost:
     if node.op != "call_function" or target is operator.getitem or is_view(target):
         return Cost()
     packet = getattr(target, "overloadpacket", target)
-    if packet in NOTHING:
-        return Cost()
     value = node.meta.get("val")
+    if packet in NOTHING or isinstance(value, int | float):  # sizes are computed on the host
+        return Cost()
     read, written = _bytes_read(node, packet, value), value_bytes(value)
     flops, matmul, known = _operations(node, packet, value)
     return Cost(flops, flops if matmul else 0, read, written, 1, known)

@@ -83,6 +83,11 @@ def _modules(nodes: list[fx.Node]) -> dict[fx.Node, str]:
             readers = [found[user] for user in node.users if user in found]
             if readers:
                 found[node] = _common(readers) if node.op in ("placeholder", "get_attr") else readers[0]
+    for node in nodes:  # sums of gradients that only the output reads
+        if node not in found and node.op == "call_function":
+            read = [found[one] for one in node.all_input_nodes if one in found]
+            if read:
+                found[node] = _common(read)
     return found
 
 

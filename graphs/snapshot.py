@@ -38,6 +38,7 @@ def totals(nodes: tuple[NodeRecord, ...], outputs: tuple[str, ...]) -> Totals:
 def _record(node: fx.Node, roles: dict[str, tuple[str, str]], storages: dict[fx.Node, str]) -> NodeRecord:
     value, origin = node.meta.get("val"), node.meta["origin"]
     tensor = value if isinstance(value, Tensor) else None
+    symbols = node.meta.get("symbols") if tensor is not None else None
     role, target = roles.get(node.name, (_role(node, origin.phase), _target(node)))
     storages[node] = _storage(node, storages)
     return NodeRecord(
@@ -47,9 +48,9 @@ def _record(node: fx.Node, roles: dict[str, tuple[str, str]], storages: dict[fx.
         phase=origin.phase,
         module=origin.module,
         source=origin.source,
-        shape=tuple(_size(size) for size in tensor.shape) if tensor is not None else None,
+        shape=symbols[0] if symbols else tuple(tensor.shape) if tensor is not None else None,
         dtype=str(tensor.dtype).removeprefix("torch.") if tensor is not None else "",
-        strides=tuple(_size(size) for size in tensor.stride()) if tensor is not None else None,
+        strides=symbols[1] if symbols else tensor.stride() if tensor is not None else None,
         bytes=0 if node.op == "output" else value_bytes(value),
         storage=storages[node],
         role=role,
@@ -101,7 +102,3 @@ def _detail(node: fx.Node) -> str:
         return str(value).removeprefix("torch.")
 
     return ", ".join([*map(text, node.args), *(f"{key}={text(value)}" for key, value in node.kwargs.items())])
-
-
-def _size(size: Any) -> int | str:
-    return size if isinstance(size, int) else str(size)
