@@ -15,10 +15,11 @@ import torch
 from torch._functorch.aot_autograd import aot_export_joint_with_descriptors
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from graphs.capture import _Training, capture
+from graphs.capture import capture
 from graphs.snapshot import snapshot
 from graphs.sources.base import ModelSource
 from graphs.sources.zoo import zoo_source
+from graphs.trace import Training
 
 ROUNDS = 5
 
@@ -27,7 +28,8 @@ def bare(source: ModelSource) -> None:
     """torch alone: build under fake tensors, export, joint graph."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         model, args = source.build(), source.inputs()
-    wrapper = _Training(model.train(), source.loss)
+    names = tuple(args) if isinstance(args, dict) else ()
+    wrapper, args = Training(model.train(), names, source.loss), tuple(args.values()) if isinstance(args, dict) else args
     with contextlib.ExitStack() as stack:
         exported = torch.export.export(wrapper, args, strict=False).module()
         aot_export_joint_with_descriptors(stack, exported, args, decompositions={})

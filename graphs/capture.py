@@ -6,7 +6,6 @@ One route serves both modes: non-strict `torch.export` of a wrapper around the m
 
 from __future__ import annotations
 
-import contextlib
 import re
 import time
 from collections import Counter
@@ -18,32 +17,31 @@ import msgspec
 import torch
 from torch import Tensor, fx, nn
 from torch._functorch._aot_autograd import descriptors as aot
-from torch._functorch.aot_autograd import aot_export_joint_with_descriptors
 from torch._guards import detect_fake_mode
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
 from graphs.errors import CaptureError, FxscopeError
 from graphs.names import rename_in_order
 from graphs.options import PLAIN, CaptureOptions
-from graphs.origin import mark_origins, where_in_user_code
+from graphs.origin import mark_origins
 from graphs.program import InputSpec, OutputSpec, Program
 from graphs.record import CaptureReport
 from graphs.repeats import Run, confirm, find_runs, shorten
 from graphs.replicate import replicated
 from graphs.sources.base import Arguments, ModelSource
-from graphs.symbols import dynamic_shapes, into_mode_of, make_concrete, symbolic_arguments
+from graphs.symbols import make_concrete
+from graphs.trace import Inference, Training, built, traced
 from graphs.update import state_tensors, with_update
 
-METHOD = "torch.export (non-strict) + AOTAutograd joint graph"
-DATA_DEPENDENT = (
-    "data-dependent",
-    "DataDependent",
-    "data dependent",
-    "Could not extract specialized",
-    "Could not guard",
-)
+METHODS = {
+    "export": "torch.export (non-strict) + AOTAutograd joint graph",
+    "strict": "torch.export (strict, by TorchDynamo) + AOTAutograd joint graph",
+    "draft": "torch.export with branches decided by these inputs (guards in the graph) + AOTAutograd joint graph",
+    "make_fx": "make_fx on one run with these inputs + AOTAutograd joint graph",
+}
+REAL = ("draft", "make_fx")  # methods that need values, not shapes alone
 
 
 @dataclass(frozen=True)
@@ -54,62 +52,15 @@ class Capture:
     report: CaptureReport
 
 
-class _Loss(nn.Module):
-    """The loss as a module of its own, so that its nodes carry the path `loss`."""
-
-    def __init__(self, function: Callable[[Any], Tensor] | None) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, outputs: Any) -> Tensor:
-        if self.function is not None:
-            return _one_number(self.function(outputs))
-        first = next(value for value in _tensors_in(outputs) if value.is_floating_point())
-        return first.square().mean()
-
-
-def _one_number(loss: Any) -> Tensor:
-    if isinstance(loss, Tensor) and loss.numel() == 1 and loss.is_floating_point():
-        return loss.reshape(())
-    what = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-    raise CaptureError(f"loss(outputs) returned {what}, not one number", where="loss", help="Reduce it: loss.mean() or loss.sum().")
-
-
-class _Training(nn.Module):
-    """Model and loss: the loss first, then the model's other outputs, detached so that only the loss is differentiated."""
-
-    def __init__(self, model: nn.Module, names: tuple[str, ...], loss: Callable[[Any], Tensor] | None) -> None:
-        super().__init__()
-        self.model, self.names, self.loss = model, names, _Loss(loss)
-
-    def forward(self, *args: Any) -> tuple[Tensor, ...]:
-        outputs = _called(self.model, self.names, args)
-        loss = self.loss(outputs)
-        return (loss, *(value.detach() for value in _tensors_in(outputs) if value is not loss))
-
-
-class _Inference(nn.Module):
-    """The model, its outputs flattened to tensors."""
-
-    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
-        super().__init__()
-        self.model, self.names = model, names
-
-    def forward(self, *args: Any) -> tuple[Tensor, ...]:
-        return tuple(_tensors_in(_called(self.model, self.names, args)))
-
-
-def _called(model: nn.Module, names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
-    """The export sees positional arguments only; the model gets those with names by keyword."""
-    return model(**dict(zip(names, values, strict=True))) if names else model(*values)
-
-
-def capture(source: ModelSource, mode: str, device: str, options: CaptureOptions = PLAIN, whole: bool = False) -> Capture:
+def capture(
+    source: ModelSource, mode: str, device: str, options: CaptureOptions = PLAIN, whole: bool = False, how: str = "export"
+) -> Capture:
     """Captures a model; every mode but `training` is an inference.
 
     Args:
         options: the optimizer's update, autocast, dynamic dimensions.
         whole: trace every layer, also of runs of layers that are built alike.
+        how: the method, one of METHODS.
 
     Raises:
         CaptureError: torch cannot turn the model into one graph; names the line and the way out.
@@ -117,30 +68,34 @@ def capture(source: ModelSource, mode: str, device: str, options: CaptureOptions
     """
     start = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
-        model, args, notes = _built(source, device)
-        restore = _kept_as_it_was(model)
+        model, args, notes = built(source, device, real=how in REAL)
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        model.train(mode == "training")
-        runs = [] if whole or options.dynamic != "none" else find_runs(model)
+        runs = [] if whole or options.dynamic != "none" or how != "export" else find_runs(model)
+        restore = _kept_as_it_was(model)
         try:
+            model.train(mode == "training")
             _shortened(source, model, args, runs)
-            drawn = _drawn(source, model, args, mode, options)
+            drawn = _drawn(source, model, args, mode, options, how)
             for run in runs:
                 drawn = drawn.lengthened(run)
-            restore()
         except Exception as error:
             if not runs:
                 raise
             reason = error.what if isinstance(error, FxscopeError) else str(error).splitlines()[0][:200]
+            notes = (*notes, f"traced every layer, since {reason}")
+            drawn = None
+        finally:
             restore()
-            return _with_note(capture(source, mode, device, options, whole=True), f"traced every layer, since {reason}")
+    if drawn is None:
+        found = capture(source, mode, device, options, whole=True, how=how)
+        return replace(found, report=msgspec.structs.replace(found.report, notes=notes))
     if options.update != "none":
         inputs, outputs = with_update(drawn.gm, drawn.inputs, drawn.outputs, options.update)
         drawn = replace(drawn, inputs=inputs, outputs=outputs)
     kind = "training" if mode == "training" else "inference"
     program = Program(drawn.gm, tuple(drawn.inputs), tuple(drawn.outputs), _tensor_maker(source, drawn), kind, device)
     notes += tuple(f"{run.path}: {run.count * run.period - len(run.removed)} of {run.count * run.period} layers traced" for run in runs)
-    return Capture(program, _report(program, parameters, time.perf_counter() - start, notes))
+    return Capture(program, _report(program, METHODS[how], parameters, time.perf_counter() - start, notes))
 
 
 def _kept_as_it_was(model: nn.Module) -> Callable[[], None]:
@@ -176,11 +131,6 @@ def _shortened(source: ModelSource, model: nn.Module, args: Arguments, runs: lis
     shorten(model, runs)
 
 
-def _with_note(captured: Capture, note: str) -> Capture:
-    refused = (*captured.report.refused, note)
-    return replace(captured, report=msgspec.structs.replace(captured.report, refused=refused))
-
-
 @dataclass(frozen=True)
 class _Drawn:
     """The graph and its calling convention, before it becomes a Program; `spare` are constants that the trace closed over."""
@@ -195,12 +145,12 @@ class _Drawn:
         return replace(self, gm=gm, inputs=inputs, outputs=outputs)
 
 
-def _drawn(source: ModelSource, model: nn.Module, args: Arguments, mode: str, options: CaptureOptions) -> _Drawn:
+def _drawn(source: ModelSource, model: nn.Module, args: Arguments, mode: str, options: CaptureOptions, how: str) -> _Drawn:
     names = tuple(args) if isinstance(args, dict) else ()
-    wrapper = _Training(model, names, source.loss) if mode == "training" else _Inference(model, names)
+    wrapper = Training(model, names, source.loss) if mode == "training" else Inference(model, names)
     for parameter in wrapper.parameters():
         parameter.requires_grad_(mode == "training" and parameter.is_floating_point())
-    joint, exported = _trace(wrapper, args, source, mode, options)
+    joint, exported = traced(wrapper, args, source, mode, options, how)
     make_concrete(joint)
     names = input_names(args)
     inputs = [_input_spec(node, names) for node in joint.graph.nodes if node.op == "placeholder"]
@@ -213,83 +163,6 @@ def _drawn(source: ModelSource, model: nn.Module, args: Arguments, mode: str, op
     joint.recompile()
     spare = {_short(name): value for name, value in exported.named_buffers(remove_duplicate=False)}
     return _Drawn(joint, inputs, outputs, spare)
-
-
-def _built(source: ModelSource, device: str) -> tuple[nn.Module, Arguments, tuple[str, ...]]:
-    """Model and inputs under fake tensors; built for real where the model does not allow that (it calls `.half()`, reads a file …)."""
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device):
-            return source.build(), source.inputs(), ()
-    except Exception as error:
-        refused = f"built for real, since under fake tensors: {type(error).__name__}: {str(error)[:200]}"
-    try:
-        model, args = source.build().to(device), source.inputs()
-    except FxscopeError:
-        raise
-    except Exception as error:
-        raise _explained(error, source) from error
-    return model, pytree.tree_map_only(Tensor, lambda value: value.to(device), args), (refused,)
-
-
-def _trace(
-    wrapper: nn.Module, given: Arguments, source: ModelSource, mode: str, options: CaptureOptions
-) -> tuple[fx.GraphModule, nn.Module]:
-    args = tuple(given.values()) if isinstance(given, dict) else given
-    dynamic = options.dynamic != "none"
-    try:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.set_grad_enabled(mode == "training"))
-            if options.autocast != "none":  # around the tracing: the casts become nodes that know their module and line
-                device = next(wrapper.parameters()).device.type
-                stack.enter_context(torch.autocast(device, getattr(torch, options.autocast)))
-            program = torch.export.export(
-                wrapper, args, dynamic_shapes=dynamic_shapes(args, options.dynamic), strict=False,
-                prefer_deferred_runtime_asserts_over_guards=dynamic,
-            )  # fmt: skip
-            exported = program.module()
-            _keep_lines_of_regions(exported)
-            if dynamic:
-                args = symbolic_arguments(program, args)
-                into_mode_of(args, exported)
-            joint = aot_export_joint_with_descriptors(stack, exported, args, decompositions={})
-            return joint.graph_module, exported
-    except FxscopeError:
-        raise
-    except Exception as error:
-        raise _explained(error, source) from error
-
-
-def _keep_lines_of_regions(exported: nn.Module) -> None:
-    """Regions under `with torch.autocast(…)` or `torch.no_grad()` are graphs within the graph; run node by node they keep their lines."""
-    for node in exported.graph.nodes if isinstance(exported, fx.GraphModule) else ():
-        if node.op == "call_function" and str(node.target).startswith("wrap_with_"):
-            for read in node.all_input_nodes:
-                region = getattr(exported, str(read.target), None) if read.op == "get_attr" else None
-                if isinstance(region, fx.GraphModule):
-                    region.forward = fx.Interpreter(region).run
-
-
-def _explained(error: Exception, source: ModelSource) -> CaptureError:
-    """torch's error in one sentence, with the user's line and a way out."""
-    where = where_in_user_code(error, source.files)
-    message = str(error).strip()
-    text = f"{type(error).__name__} {message}"
-    if any(sign in text for sign in DATA_DEPENDENT):
-        return CaptureError(
-            "the model's control flow depends on a tensor's value, which is unknown while the graph is captured",
-            where=where,
-            help="Use torch.where to choose between values, torch.cond to choose between branches, or move the decision out of forward.",
-        )
-    first = message.splitlines()[0] if message else "no message"
-    return CaptureError(
-        f"{type(error).__name__}: {first[:300]}",
-        where=where,
-        help="Check that model(*inputs()) runs, and that forward uses only tensor operations that torch.export supports.",
-    )
-
-
-def _tensors_in(outputs: Any) -> list[Tensor]:
-    return [value for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
 
 
 def _short(target: str) -> str:
@@ -421,15 +294,15 @@ def _seed_dtype(joint: fx.GraphModule, inputs: list[InputSpec]) -> torch.dtype:
     return next((n.meta["val"].dtype for n in joint.graph.nodes if n.name in seeds), torch.float32)
 
 
-def _report(program: Program, parameters: int, seconds: float, refused: tuple[str, ...]) -> CaptureReport:
+def _report(program: Program, method: str, parameters: int, seconds: float, notes: tuple[str, ...]) -> CaptureReport:
     nodes = [node for node in program.gm.graph.nodes if node.op == "call_function" and node.meta["origin"].phase != "update"]
     share = 1 / max(1, len(nodes))
     return CaptureReport(
-        method=METHOD,
+        method=method,
         nodes=len(program.gm.graph.nodes),
         parameters=parameters,
         seconds=seconds,
         with_source=share * sum(node.meta["origin"].source is not None for node in nodes),
         with_module=share * sum(node.meta["placed"] for node in nodes),
-        refused=refused,
+        notes=notes,
     )

@@ -25,6 +25,8 @@ NOTHING = (
     aten._assert_async,
     aten._assert_scalar,
     aten.sym_size,
+    aten._local_scalar_dense,
+    aten.item,
     aten.detach,
     aten.alias,
 )
@@ -86,7 +88,7 @@ def cost(node: fx.Node) -> Cost:
         return Cost()
     packet = getattr(target, "overloadpacket", target)
     value = node.meta.get("val")
-    if packet in NOTHING or isinstance(value, int | float):  # sizes are computed on the host
+    if packet in NOTHING or (not _leaves(value) and not isinstance(target, torch._ops.OpOverload)):  # sizes are computed on the host
         return Cost()
     read, written = _bytes_read(node, packet, value), value_bytes(value)
     flops, matmul, known = _operations(node, packet, value)

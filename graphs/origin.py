@@ -20,7 +20,7 @@ from graphs.record import Source
 FRAME = re.compile(r'File "([^"]+)", line (\d+), in [^\n]*\n\s*([^\n]*)')
 TORCH = os.path.dirname(torch.__file__)
 HERE = os.path.dirname(__file__)
-WRAPPERS = (os.path.join(HERE, "capture.py"), "<eval_with_key>")
+WRAPPERS = (os.path.join(HERE, "trace.py"), "<eval_with_key>")
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,15 @@ def _common(paths: list[str]) -> str:
 @functools.lru_cache(maxsize=20_000)
 def _source(trace: str) -> Source | None:
     """The innermost frame outside torch: the line that a reader of the model would point at."""
-    frames = FRAME.findall(trace)
-    outside = [f for f in frames if not f[0].startswith(TORCH) and f[0] not in WRAPPERS and not f[0].startswith("<")]
+    return source_of_frames([(path, int(line), text) for path, line, text in FRAME.findall(trace)])
+
+
+def source_of_frames(frames: Sequence[tuple[str, int, str]]) -> Source | None:
+    """The innermost of (path, line, text) outside torch and fxscope's tracing, or the innermost of the default loss."""
+    outside = [f for f in frames if not f[0].startswith(TORCH) and not f[0].startswith("<") and os.path.dirname(f[0]) != HERE]
     ours = [f for f in frames if f[0] == WRAPPERS[0]]  # the default loss is fxscope's own line
     chosen = outside[-1] if outside else ours[-1] if ours else None
-    return Source(short_path(chosen[0]), int(chosen[1]), chosen[2].strip()) if chosen else None
+    return Source(short_path(chosen[0]), chosen[1], chosen[2].strip()) if chosen else None
 
 
 def short_path(path: str) -> str:

@@ -118,7 +118,15 @@ class Diff(msgspec.Struct, frozen=True):
 
 
 class CaptureReport(msgspec.Struct, frozen=True):
-    """How a model became a graph: the rung of the ladder, what failed before it, and the rates of provenance."""
+    """How a model became a graph, and the rates of provenance.
+
+    Attributes:
+        method: in words; rung: its place on the ladder, 1 is the best.
+        meaning: what standing on this rung means for the reader.
+        refused: why each rung above failed, one sentence each, with file and line.
+        notes: other remarks, such as layers that were traced once.
+        runs: can the graph run, so that steps can be verified and measured?
+    """
 
     method: str
     nodes: int
@@ -127,3 +135,7 @@ class CaptureReport(msgspec.Struct, frozen=True):
     with_source: float
     with_module: float
     refused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    rung: int = 1
+    meaning: str = ""
+    runs: bool = True

@@ -1,0 +1,218 @@
+"""How a forward pass is traced: the model with its loss, under fake or real tensors, by one of several methods of torch.
+
+All of them end in `aot_export_joint_with_descriptors`, which traces forward and backward together and says what every input and
+output means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._functorch.aot_autograd import aot_export_joint_with_descriptors
+from torch._guards import detect_fake_mode
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+from graphs.errors import CaptureError, FxscopeError
+from graphs.options import CaptureOptions
+from graphs.origin import where_in_user_code
+from graphs.sources.base import Arguments, ModelSource
+from graphs.symbols import dynamic_shapes, into_mode_of, symbolic_arguments
+
+HOW = ("export", "strict", "draft", "make_fx")
+DATA_DEPENDENT = (
+    "data-dependent",
+    "DataDependent",
+    "data dependent",
+    "Could not extract specialized",
+    "Could not guard",
+)
+
+
+class _Loss(nn.Module):
+    """The loss as a module of its own, so that its nodes carry the path `loss`."""
+
+    def __init__(self, function: Callable[[Any], Tensor] | None) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, outputs: Any) -> Tensor:
+        if self.function is not None:
+            return _one_number(self.function(outputs))
+        first = next(value for value in tensors_in(outputs) if value.is_floating_point())
+        return first.square().mean()
+
+
+def _one_number(loss: Any) -> Tensor:
+    if isinstance(loss, Tensor) and loss.numel() == 1 and loss.is_floating_point():
+        return loss.reshape(())
+    what = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+    raise CaptureError(f"loss(outputs) returned {what}, not one number", where="loss", help="Reduce it: loss.mean() or loss.sum().")
+
+
+class Training(nn.Module):
+    """Model and loss: the loss first, then the model's other outputs, detached so that only the loss is differentiated."""
+
+    def __init__(self, model: nn.Module, names: tuple[str, ...], loss: Callable[[Any], Tensor] | None) -> None:
+        super().__init__()
+        self.model, self.names, self.loss = model, names, _Loss(loss)
+
+    def forward(self, *args: Any) -> tuple[Tensor, ...]:
+        outputs = _called(self.model, self.names, args)
+        loss = self.loss(outputs)
+        return (loss, *(value.detach() for value in tensors_in(outputs) if value is not loss))
+
+
+class Inference(nn.Module):
+    """The model, its outputs flattened to tensors."""
+
+    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *args: Any) -> tuple[Tensor, ...]:
+        return tuple(tensors_in(_called(self.model, self.names, args)))
+
+
+def _called(model: nn.Module, names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
+    """The export sees positional arguments only; the model gets those with names by keyword."""
+    return model(**dict(zip(names, values, strict=True))) if names else model(*values)
+
+
+def built(source: ModelSource, device: str, real: bool = False) -> tuple[nn.Module, Arguments, tuple[str, ...]]:
+    """Model and inputs under fake tensors; built for real where that is asked for, or where the model does not allow fake ones (it
+    calls `.half()`, reads a file …). The last is what to say about it."""
+    refused: tuple[str, ...] = ()
+    try:
+        if not real:
+            with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device):
+                return source.build(), source.inputs(), ()
+    except Exception as error:
+        refused = (f"built for real, since under fake tensors: {type(error).__name__}: {str(error)[:200]}",)
+    try:
+        model, args = source.build().to(device), source.inputs()
+    except FxscopeError:
+        raise
+    except Exception as error:
+        raise explained(error, source) from error
+    return model, pytree.tree_map_only(Tensor, lambda value: value.to(device), args), refused
+
+
+def traced(
+    wrapper: nn.Module, given: Arguments, source: ModelSource, mode: str, options: CaptureOptions, how: str
+) -> tuple[fx.GraphModule, nn.Module]:
+    """The joint graph, and the module it was traced from.
+
+    Args:
+        how: one of HOW.
+
+    Raises:
+        CaptureError: names the line and the way out.
+    """
+    args = tuple(given.values()) if isinstance(given, dict) else given
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.set_grad_enabled(mode == "training"))
+            if options.autocast != "none":  # around the tracing: the casts become nodes that know their module and line
+                device = next(wrapper.parameters()).device.type
+                stack.enter_context(torch.autocast(device, getattr(torch, options.autocast)))
+            exported, args = _forward_graph(wrapper, args, options, how)
+            joint = aot_export_joint_with_descriptors(stack, exported, args, decompositions={})
+            return joint.graph_module, exported
+    except FxscopeError:
+        raise
+    except Exception as error:
+        raise explained(error, source) from error
+
+
+def _forward_graph(wrapper: nn.Module, args: tuple[Any, ...], options: CaptureOptions, how: str) -> tuple[nn.Module, tuple[Any, ...]]:
+    """The forward pass as a module of ATen operators, and the arguments to trace it with."""
+    if how == "make_fx":
+        return Traced(wrapper, args), args
+    if how == "draft":
+        with _quiet():
+            program = torch.export.draft_export(wrapper, args, strict=False)
+    else:
+        program = torch.export.export(
+            wrapper, args, dynamic_shapes=dynamic_shapes(args, options.dynamic), strict=how == "strict",
+            prefer_deferred_runtime_asserts_over_guards=options.dynamic != "none",
+        )  # fmt: skip
+    exported = program.module()
+    _keep_lines_of_regions(exported)
+    if options.dynamic != "none" or how == "draft":
+        args = symbolic_arguments(program, args)
+        if detect_fake_mode(args) is not None:
+            into_mode_of(args, exported)
+    return exported, args
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What draft_export would print about a model is for its own readers."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(level)
+
+
+class Traced(nn.Module):
+    """One run on real tensors, written down operator by operator above autograd, so that it can still be differentiated."""
+
+    def __init__(self, wrapper: nn.Module, args: tuple[Any, ...]) -> None:
+        super().__init__()
+        for name, child in wrapper.named_children():
+            self.add_module(name, child)
+        given = dict((*wrapper.named_parameters(), *wrapper.named_buffers()))
+
+        def run(values: dict[str, Tensor], *inputs: Any) -> Any:
+            return torch.func.functional_call(wrapper, values, inputs, tie_weights=True)
+
+        self.graph = make_fx(run, pre_dispatch=True, _error_on_data_dependent_ops=False, record_stack_traces=True)(given, *args)
+        self.names = tuple(given)
+
+    def forward(self, *args: Any) -> Any:
+        own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        return fx.Interpreter(self.graph).run(*pytree.tree_leaves(({name: own[name] for name in self.names}, *args)))
+
+
+def _keep_lines_of_regions(exported: nn.Module) -> None:
+    """Regions under `with torch.autocast(…)` or `torch.no_grad()` are graphs within the graph; run node by node they keep their lines."""
+    for node in exported.graph.nodes if isinstance(exported, fx.GraphModule) else ():
+        if node.op == "call_function" and str(node.target).startswith("wrap_with_"):
+            for read in node.all_input_nodes:
+                region = getattr(exported, str(read.target), None) if read.op == "get_attr" else None
+                if isinstance(region, fx.GraphModule):
+                    region.forward = fx.Interpreter(region).run
+
+
+def explained(error: Exception, source: ModelSource) -> CaptureError:
+    """torch's error in one sentence, with the user's line and a way out."""
+    where = where_in_user_code(error, source.files)
+    message = str(error).strip()
+    text = f"{type(error).__name__} {message}"
+    if any(sign in text for sign in DATA_DEPENDENT):
+        return CaptureError(
+            "the model's control flow depends on a tensor's value, which is unknown while the graph is captured",
+            where=where,
+            help="Use torch.where to choose between values, torch.cond to choose between branches, or move the decision out of forward.",
+        )
+    first = message.splitlines()[0] if message else "no message"
+    return CaptureError(
+        f"{type(error).__name__}: {first[:300]}",
+        where=where,
+        help="Check that model(*inputs()) runs, and that forward uses only tensor operations that torch.export supports.",
+    )
+
+
+def tensors_in(outputs: Any) -> list[Tensor]:
+    return [value for value in pytree.tree_leaves(outputs) if isinstance(value, Tensor)]
