@@ -24,6 +24,7 @@ from torch.utils import _pytree as pytree
 
 from graphs.errors import CaptureError, FxscopeError
 from graphs.names import rename_in_order
+from graphs.one_run import OneRun, assert_guards
 from graphs.options import PLAIN, CaptureOptions
 from graphs.origin import mark_origins
 from graphs.program import InputSpec, OutputSpec, Program
@@ -38,10 +39,10 @@ from graphs.update import state_tensors, with_update
 METHODS = {
     "export": "torch.export (non-strict) + AOTAutograd joint graph",
     "strict": "torch.export (strict, by TorchDynamo) + AOTAutograd joint graph",
-    "draft": "torch.export with branches decided by these inputs (guards in the graph) + AOTAutograd joint graph",
+    "guarded": "make_fx on one run, with a guard for every decision that these inputs took + AOTAutograd joint graph",
     "make_fx": "make_fx on one run with these inputs + AOTAutograd joint graph",
 }
-REAL = ("draft", "make_fx")  # methods that need values, not shapes alone
+REAL = ("guarded", "make_fx")  # methods that need values, not shapes alone
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def _drawn(source: ModelSource, model: nn.Module, args: Arguments, mode: str, op
     make_concrete(joint)
     names = input_names(args)
     inputs = [_input_spec(node, names) for node in joint.graph.nodes if node.op == "placeholder"]
-    outputs = _normalise_outputs(joint, mode, names)
+    outputs = _normalise_outputs(joint, mode, names, exported.guards if isinstance(exported, OneRun) else [])
     inputs, outputs = _tied_once(joint, inputs, outputs, model)
     _constants_as_buffers(joint)
     rename_in_order(joint.graph, inputs)
@@ -187,8 +188,8 @@ def _input_spec(node: fx.Node, names: list[str]) -> InputSpec:
     raise CaptureError(f"the graph has an input that cannot be told: {node.name}", help="Return only tensors from forward.")
 
 
-def _normalise_outputs(joint: fx.GraphModule, mode: str, names: list[str]) -> list[OutputSpec]:
-    """Drops the empty gradients of inputs and buffers, and says what each remaining output is."""
+def _normalise_outputs(joint: fx.GraphModule, mode: str, names: list[str], guards: list[str]) -> list[OutputSpec]:
+    """Drops the empty gradients of inputs and buffers, says what each remaining output is, and turns guards into assertions."""
     output = joint.graph.output_node()
     kept, specs, plain = [], [], 0
     for value, desc in zip(output.args[0], output.meta["desc"], strict=True):  # type: ignore[arg-type]
@@ -204,6 +205,10 @@ def _normalise_outputs(joint: fx.GraphModule, mode: str, names: list[str]) -> li
                 plain += 1
         kept.append(value)
         specs.append(spec)
+    if guards:
+        last = [at for at, spec in enumerate(specs) if spec.role in ("loss", "output")][-len(guards) :]
+        assert_guards(joint, [kept[at] for at in last], guards)
+        kept, specs = ([one for at, one in enumerate(held) if at not in last] for held in (kept, specs))
     output.args = (tuple(kept),)
     joint.graph.set_codegen(CodeGen())  # flat in, flat out: the pytree of the export is of no use here
     return specs

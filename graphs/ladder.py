@@ -2,8 +2,8 @@
 
     1  torch.export, non-strict: a graph that holds for every input of these shapes
     2  torch.export, strict: the same, found by reading the code's bytecode
-    3  torch.export with branches decided by these inputs, and a guard in the graph for each decision
-    4  make_fx: one run written down above autograd; decisions are those of this run
+    3  make_fx on one run, with a guard in the graph for each decision that these inputs took
+    4  make_fx on one run; what was decided outside torch cannot be guarded
     5  eager: the operators that ran, in place ones included; to look at, not to rewrite
     6  the module tree: what the model is made of
 
@@ -30,11 +30,11 @@ from graphs.snapshot import snapshot
 from graphs.sources.base import AnySource, ModelSource, Picture, TensorTree
 from graphs.trace import Inference, Training, built, explained
 
-RUNGS = ("export", "strict", "draft", "make_fx")
+RUNGS = ("export", "strict", "guarded", "make_fx")
 MEANINGS = {
     "export": "The graph holds for every input of these shapes.",
     "strict": "The graph holds for every input of these shapes; TorchDynamo read it from the code.",
-    "draft": "Decisions that depend on values were taken as this input takes them; each is guarded by an assertion in the graph.",
+    "guarded": "Decisions that depend on values were taken as this input takes them; each is guarded by an assertion in the graph.",
     "make_fx": "Decisions and numbers that depend on values are those of this one run; other inputs may take another way.",
     "eager": "These operators ran, once, in this order. The graph is to look at: steps cannot be applied or verified.",
     "modules": "No run succeeded. Shown is what the model is made of, without the order in which it computes.",
@@ -139,7 +139,7 @@ def _reason(how: str, error: FxscopeError) -> str:
     title = {
         "export": "torch.export",
         "strict": "strict export",
-        "draft": "specialised export",
+        "guarded": "guarded run",
         "make_fx": "make_fx",
         "eager": "eager run",
     }[how]

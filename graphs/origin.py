@@ -20,7 +20,7 @@ from graphs.record import Source
 FRAME = re.compile(r'File "([^"]+)", line (\d+), in [^\n]*\n\s*([^\n]*)')
 TORCH = os.path.dirname(torch.__file__)
 HERE = os.path.dirname(__file__)
-WRAPPERS = (os.path.join(HERE, "trace.py"), "<eval_with_key>")
+LOSS = os.path.join(HERE, "trace.py")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def mark_origins(graph: fx.Graph) -> None:
         module = modules.get(node, "")
         in_loss = module == "loss" or module.startswith("loss.")
         phase = "backward" if _is_backward(node) else "loss" if in_loss else "forward"
-        source = _source(node.meta.get("stack_trace") or "")
+        source = source_of_trace(node.meta.get("stack_trace") or "")
         node.meta["origin"] = Origin(phase, module, source, (node.name,))
         node.meta["placed"] = node in modules  # the path of the model itself is empty, and known all the same
 
@@ -103,7 +103,7 @@ def _common(paths: list[str]) -> str:
 
 
 @functools.lru_cache(maxsize=20_000)
-def _source(trace: str) -> Source | None:
+def source_of_trace(trace: str) -> Source | None:
     """The innermost frame outside torch: the line that a reader of the model would point at."""
     return source_of_frames([(path, int(line), text) for path, line, text in FRAME.findall(trace)])
 
@@ -111,7 +111,7 @@ def _source(trace: str) -> Source | None:
 def source_of_frames(frames: Sequence[tuple[str, int, str]]) -> Source | None:
     """The innermost of (path, line, text) outside torch and fxscope's tracing, or the innermost of the default loss."""
     outside = [f for f in frames if not f[0].startswith(TORCH) and not f[0].startswith("<") and os.path.dirname(f[0]) != HERE]
-    ours = [f for f in frames if f[0] == WRAPPERS[0]]  # the default loss is fxscope's own line
+    ours = [f for f in frames if f[0] == LOSS]  # the default loss is fxscope's own line
     chosen = outside[-1] if outside else ours[-1] if ours else None
     return Source(short_path(chosen[0]), chosen[1], chosen[2].strip()) if chosen else None
 

@@ -117,11 +117,4 @@ def _concrete(value: Any) -> Any:
 
 
 def _hint(size: Any) -> int:
-    """The size that was given; for one that depends on values, what this run had."""
-    if isinstance(size, int):
-        return size
-    if size.node.hint is not None:
-        return int(size.node.hint)
-    known = getattr(size.node.shape_env, "real_tensor_prop_unbacked_vals", {})
-    found = size.node.expr.xreplace(known)
-    return int(found) if found.is_number else 1
+    return size if isinstance(size, int) else int(size.node.hint)

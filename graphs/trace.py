@@ -7,26 +7,23 @@ output means.
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch._functorch.aot_autograd import aot_export_joint_with_descriptors
-from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from graphs.errors import CaptureError, FxscopeError
+from graphs.one_run import OneRun
 from graphs.options import CaptureOptions
 from graphs.origin import where_in_user_code
 from graphs.sources.base import Arguments, ModelSource
 from graphs.symbols import dynamic_shapes, into_mode_of, symbolic_arguments
 
-HOW = ("export", "strict", "draft", "make_fx")
+HOW = ("export", "strict", "guarded", "make_fx")
 DATA_DEPENDENT = (
     "data-dependent",
     "DataDependent",
@@ -134,55 +131,18 @@ def traced(
 
 def _forward_graph(wrapper: nn.Module, args: tuple[Any, ...], options: CaptureOptions, how: str) -> tuple[nn.Module, tuple[Any, ...]]:
     """The forward pass as a module of ATen operators, and the arguments to trace it with."""
-    if how == "make_fx":
-        return Traced(wrapper, args), args
-    if how == "draft":
-        with _quiet():
-            program = torch.export.draft_export(wrapper, args, strict=False)
-    else:
-        program = torch.export.export(
-            wrapper, args, dynamic_shapes=dynamic_shapes(args, options.dynamic), strict=how == "strict",
-            prefer_deferred_runtime_asserts_over_guards=options.dynamic != "none",
-        )  # fmt: skip
+    if how in ("guarded", "make_fx"):
+        return OneRun(wrapper, args, guarded=how == "guarded"), args
+    program = torch.export.export(
+        wrapper, args, dynamic_shapes=dynamic_shapes(args, options.dynamic), strict=how == "strict",
+        prefer_deferred_runtime_asserts_over_guards=options.dynamic != "none",
+    )  # fmt: skip
     exported = program.module()
     _keep_lines_of_regions(exported)
-    if options.dynamic != "none" or how == "draft":
+    if options.dynamic != "none":
         args = symbolic_arguments(program, args)
-        if detect_fake_mode(args) is not None:
-            into_mode_of(args, exported)
+        into_mode_of(args, exported)
     return exported, args
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """What draft_export would print about a model is for its own readers."""
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(level)
-
-
-class Traced(nn.Module):
-    """One run on real tensors, written down operator by operator above autograd, so that it can still be differentiated."""
-
-    def __init__(self, wrapper: nn.Module, args: tuple[Any, ...]) -> None:
-        super().__init__()
-        for name, child in wrapper.named_children():
-            self.add_module(name, child)
-        given = dict((*wrapper.named_parameters(), *wrapper.named_buffers()))
-
-        def run(values: dict[str, Tensor], *inputs: Any) -> Any:
-            return torch.func.functional_call(wrapper, values, inputs, tie_weights=True)
-
-        self.graph = make_fx(run, pre_dispatch=True, _error_on_data_dependent_ops=False, record_stack_traces=True)(given, *args)
-        self.names = tuple(given)
-
-    def forward(self, *args: Any) -> Any:
-        own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
-        return fx.Interpreter(self.graph).run(*pytree.tree_leaves(({name: own[name] for name in self.names}, *args)))
 
 
 def _keep_lines_of_regions(exported: nn.Module) -> None:
