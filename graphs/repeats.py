@@ -6,6 +6,7 @@ such run, so that tracing costs the same for any depth; `graphs.replicate` puts 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -134,11 +135,22 @@ def _steps(model: nn.Module, args: Any, runs: list[Run]) -> _Steps:
         }
         given = pytree.tree_map_only(Tensor, lambda value: value if isinstance(value, FakeTensor) else mode.from_tensor(value), args)
         positional, named = ((), given) if isinstance(given, dict) else (given, {})
-        with torch.no_grad(), steps:
+        with torch.no_grad(), _as_if_exporting(), steps:
             torch.func.functional_call(model, fake, positional, named)
     for hook in hooks:
         hook.remove()
     return steps
+
+
+@contextlib.contextmanager
+def _as_if_exporting() -> Iterator[None]:
+    """Models may choose other kernels while they are exported; the run to compare must choose the same."""
+    before = torch.compiler._is_exporting_flag
+    torch.compiler._is_exporting_flag = True
+    try:
+        yield
+    finally:
+        torch.compiler._is_exporting_flag = before
 
 
 def _check_periods(run: Run, seen: list[tuple[int, list[int]]]) -> None:

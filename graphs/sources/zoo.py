@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import functools
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-import torch
 from torch import nn
 
 from graphs import zoo
 from graphs.errors import RequestError
-from graphs.sources.base import ModelSource
+from graphs.sources.base import ModelSource, default_dtype
 from graphs.zoo.base import ZooModel
 
 
@@ -44,18 +42,7 @@ def zoo_source(name: str, options: Mapping[str, str]) -> ModelSource:
     module = importlib.import_module(chosen.model.__module__)
 
     def build() -> nn.Module:
-        with _default_dtype(settings.dtype):
+        with default_dtype(settings.dtype):
             return chosen.model(settings)
 
     return ModelSource(f"zoo/{name}", build, lambda: chosen.inputs(settings), chosen.loss, (str(module.__file__),))
-
-
-@contextlib.contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Parameters made inside have this dtype; casting afterwards fails under fake tensors."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
