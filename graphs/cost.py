@@ -36,7 +36,7 @@ MOVES = (
     aten.ones_like, aten.new_zeros, aten.new_full, aten.new_ones, aten.empty, aten.empty_like, aten.new_empty_strided, aten.arange,
     aten.scalar_tensor, aten.constant_pad_nd, aten.repeat, aten.roll, aten.flip, aten.slice_scatter, aten.select_scatter,
     aten.slice_backward, aten.select_backward, aten.lift_fresh_copy, aten.tril, aten.triu, aten.masked_fill, aten.where, aten.one_hot,
-    aten.empty_strided, aten.eye, aten.linspace, aten.unfold_backward, aten.as_strided_scatter, aten.diagonal_scatter, aten.split_with_sizes_copy,
+    aten.empty_strided, aten.new_empty, aten.eye, aten.linspace, aten.unfold_backward, aten.as_strided_scatter, aten.diagonal_scatter, aten.split_with_sizes_copy,
 )  # fmt: skip
 # Operators that read only the rows they select.
 GATHERS = (aten.embedding, aten.gather, aten.index, aten._unsafe_index, aten.index_select, aten.take_along_dim)
@@ -50,7 +50,7 @@ SCATTERS = (
 )
 # Operations per element of the first operand.
 PER_ELEMENT: dict[Any, int] = {
-    aten._softmax: 5, aten._log_softmax: 5, aten._softmax_backward_data: 4, aten._log_softmax_backward_data: 4, aten.native_layer_norm: 8,
+    aten._softmax: 5, aten._safe_softmax: 5, aten._log_softmax: 5, aten._softmax_backward_data: 4, aten._log_softmax_backward_data: 4, aten.native_layer_norm: 8,
     aten.native_layer_norm_backward: 14, aten.native_group_norm: 8, aten.native_group_norm_backward: 14, aten.native_batch_norm: 8,
     aten._native_batch_norm_legit: 8, aten._native_batch_norm_legit_functional: 8, aten._native_batch_norm_legit_no_training: 4,
     aten._batch_norm_with_update_functional: 8, aten.batch_norm_backward: 14, aten.native_batch_norm_backward: 14, aten._fused_rms_norm: 5,
@@ -62,7 +62,7 @@ PER_ELEMENT: dict[Any, int] = {
     aten._adaptive_avg_pool2d: 1, aten._adaptive_avg_pool2d_backward: 1, aten.adaptive_avg_pool2d: 1, aten.upsample_nearest2d: 0,
     aten.upsample_nearest2d_backward: 1, aten.upsample_bilinear2d: 8, aten.upsample_bilinear2d_backward: 8, aten.native_dropout: 2,
     aten.native_dropout_backward: 2, aten.bernoulli: 1, aten.rand: 1, aten.randn: 1, aten.rand_like: 1, aten.randn_like: 1, aten.dot: 2,
-    aten.max_pool2d: 1, aten.threshold_backward: 1, aten.gelu_backward: 1, aten.histc: 1, aten.bincount: 1,
+    aten.max_pool2d: 1, aten.threshold_backward: 1, aten.gelu_backward: 1, aten.floor_divide: 1, aten.histc: 1, aten.bincount: 1,
 }  # fmt: skip
 ALIASES = (aten._unsafe_view,)
 
@@ -118,7 +118,7 @@ def _stored_bytes(value: Any) -> int:
 def _operations(node: fx.Node, packet: Any, value: Any) -> tuple[int, bool, bool]:
     """(operations, is matmul-like, is known)."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda read: read.meta.get("val"))  # type: ignore[misc]
-    rule: Callable[..., int] | None = flop_registry.get(packet) or ATTENTION.get(packet)
+    rule: Callable[..., int] | None = flop_registry.get(packet) or ATTENTION.get(packet) or GROUPED.get(str(packet))
     if rule is not None:
         return int(rule(*args, **kwargs, out_val=value)), True, True
     if packet in MOVES or packet in GATHERS:
@@ -148,4 +148,20 @@ def _attention_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor,
 ATTENTION: dict[Any, Callable[..., int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
+
+def _grouped(rows: Tensor, weights: Tensor, *_: Any, **__: Any) -> int:
+    """Every row meets the matrix of its own group: 2·S·K·N, whatever the groups."""
+    return 2 * rows.shape[0] * weights.shape[-2] * weights.shape[-1]
+
+
+def _grouped_backward(rows: Tensor, weights: Tensor, *_: Any, **__: Any) -> int:
+    return 2 * _grouped(rows, weights)
+
+
+# By name: the operators of transformers exist only once it is imported.
+GROUPED: dict[str, Callable[..., int]] = {
+    "transformers.grouped_mm_fallback": _grouped,
+    "transformers.grouped_mm_fallback_backward": _grouped_backward,
 }

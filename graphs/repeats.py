@@ -145,12 +145,15 @@ def _steps(model: nn.Module, args: Any, runs: list[Run]) -> _Steps:
 @contextlib.contextmanager
 def _as_if_exporting() -> Iterator[None]:
     """Models may choose other kernels while they are exported; the run to compare must choose the same."""
-    before = torch.compiler._is_exporting_flag
-    torch.compiler._is_exporting_flag = True
+    flags = ("_is_exporting_flag", "_is_compiling_flag")
+    before = [getattr(torch.compiler, flag) for flag in flags]
     try:
+        for flag in flags:
+            setattr(torch.compiler, flag, True)
         yield
     finally:
-        torch.compiler._is_exporting_flag = before
+        for flag, value in zip(flags, before, strict=True):
+            setattr(torch.compiler, flag, value)
 
 
 def _check_periods(run: Run, seen: list[tuple[int, list[int]]]) -> None:

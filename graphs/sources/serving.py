@@ -5,12 +5,14 @@ The cache is a tensor input and output of the graph: for each layer keys and val
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from graphs.errors import RequestError
 from graphs.zoo.base import Settings
@@ -64,7 +66,9 @@ def prefill_inputs(config: Any, settings: Settings) -> dict[str, Any]:
 
 def decode_inputs(build: Callable[[], nn.Module], config: Any, settings: Settings) -> dict[str, Any]:
     """`input_ids` [batch, 1] and the cache of `seq` earlier tokens, whose shapes a run on shapes alone tells."""
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+    now = _get_current_dispatch_mode()
+    shapes_only = contextlib.nullcontext() if isinstance(now, FakeTensorMode) else FakeTensorMode(allow_non_fake_inputs=True)
+    with shapes_only, torch.no_grad():
         prompt = torch.randint(0, _vocab(config), (settings.number("batch"), settings.number("seq")))
         shapes = [(tuple(key.shape), tuple(value.shape), key.dtype) for key, value in pairs_of(build()(input_ids=prompt, use_cache=True))]
     cache = [(torch.randn(keys, dtype=dtype), torch.randn(values, dtype=dtype)) for keys, values, dtype in shapes]
