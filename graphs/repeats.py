@@ -6,7 +6,6 @@ such run, so that tracing costs the same for any depth; `graphs.replicate` puts 
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from graphs.sources.base import as_if_exporting
 
 KEPT = 4  # periods that stay: the first, two in the middle to compare, the last
 WORTH = 6  # below so many periods a full capture costs hardly more
@@ -135,25 +136,11 @@ def _steps(model: nn.Module, args: Any, runs: list[Run]) -> _Steps:
         }
         given = pytree.tree_map_only(Tensor, lambda value: value if isinstance(value, FakeTensor) else mode.from_tensor(value), args)
         positional, named = ((), given) if isinstance(given, dict) else (given, {})
-        with torch.no_grad(), _as_if_exporting(), steps:
+        with torch.no_grad(), as_if_exporting(), steps:
             torch.func.functional_call(model, fake, positional, named)
     for hook in hooks:
         hook.remove()
     return steps
-
-
-@contextlib.contextmanager
-def _as_if_exporting() -> Iterator[None]:
-    """Models may choose other kernels while they are exported; the run to compare must choose the same."""
-    flags = ("_is_exporting_flag", "_is_compiling_flag")
-    before = [getattr(torch.compiler, flag) for flag in flags]
-    try:
-        for flag in flags:
-            setattr(torch.compiler, flag, True)
-        yield
-    finally:
-        for flag, value in zip(flags, before, strict=True):
-            setattr(torch.compiler, flag, value)
 
 
 def _check_periods(run: Run, seen: list[tuple[int, list[int]]]) -> None:

@@ -70,3 +70,17 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
+def as_if_exporting() -> Iterator[None]:
+    """Models may choose other kernels while they are exported; a run on shapes must choose the same."""
+    flags = ("_is_exporting_flag", "_is_compiling_flag")
+    before = [getattr(torch.compiler, flag) for flag in flags]
+    try:
+        for flag in flags:
+            setattr(torch.compiler, flag, True)
+        yield
+    finally:
+        for flag, value in zip(flags, before, strict=True):
+            setattr(torch.compiler, flag, value)

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from graphs.errors import RequestError
+from graphs.sources.base import as_if_exporting
 from graphs.zoo.base import Settings
 
 Pairs = list[tuple[Tensor, Tensor]]
@@ -68,7 +69,7 @@ def decode_inputs(build: Callable[[], nn.Module], config: Any, settings: Setting
     """`input_ids` [batch, 1] and the cache of `seq` earlier tokens, whose shapes a run on shapes alone tells."""
     now = _get_current_dispatch_mode()
     shapes_only = contextlib.nullcontext() if isinstance(now, FakeTensorMode) else FakeTensorMode(allow_non_fake_inputs=True)
-    with shapes_only, torch.no_grad():
+    with shapes_only, torch.no_grad(), as_if_exporting():
         prompt = torch.randint(0, _vocab(config), (settings.number("batch"), settings.number("seq")))
         shapes = [(tuple(key.shape), tuple(value.shape), key.dtype) for key, value in pairs_of(build()(input_ids=prompt, use_cache=True))]
     cache = [(torch.randn(keys, dtype=dtype), torch.randn(values, dtype=dtype)) for keys, values, dtype in shapes]
