@@ -167,6 +167,11 @@ def explained(error: Exception, source: ModelSource) -> CaptureError:
             help="Use torch.where to choose between values, torch.cond to choose between branches, or move the decision out of forward.",
         )
     first = message.splitlines()[0] if message else "no message"
+    if isinstance(error, TypeError) and ".forward() " in first:
+        place = where or (source.files[0] if source.files else "")
+        return CaptureError(
+            f"the inputs do not fit forward: {first}", where=place, help="Give inputs() the names or the number of forward's arguments."
+        )
     return CaptureError(
         f"{type(error).__name__}: {first[:300]}",
         where=where,

@@ -356,11 +356,11 @@ def canonical(request: Request) -> Request:
     if not isinstance(request, Explore | Optimize | Measure):
         return request
     experiment = parse(request.words)
-    if not experiment.model.startswith(("zoo/", "source/")):
+    if not experiment.model.startswith(("zoo/", "hf/", "source/")):
         raise RequestError(
             f"model={experiment.model} is not a model of the zoo, nor an uploaded one",
             where="model",
-            help="Write model=zoo/NAME, or upload the file (model=file:PATH is for the command line).",
+            help="Write model=zoo/NAME or model=hf/NAME, or upload the file (model=file:PATH is for the command line).",
         )
     if isinstance(request, Explore):
         experiment = experiment.prefix(0)

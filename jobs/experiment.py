@@ -17,7 +17,7 @@ import msgspec
 
 from graphs.errors import RequestError
 
-MODES = ("inference", "training")
+MODES = ("inference", "training", "prefill", "decode")
 DEVICES = ("auto", "cpu", "cuda")
 RESERVED = ("model", "mode", "pipeline", "device")
 STEP = re.compile(r"([a-z][a-z0-9-]*)(?:\(([^()]*)\))?")
@@ -50,7 +50,7 @@ class Experiment(msgspec.Struct, frozen=True):
     """Model, its options, mode, pipeline and device.
 
     Attributes:
-        model: `zoo/NAME`, `file:PATH` (command line only) or `source/SHA256` (a source kept in the store).
+        model: `zoo/NAME`, `hf/NAME`, `file:PATH` (command line only) or `source/SHA256` (a source kept in the store).
         options: the model's own settings in alphabetical order, as text: batch, seq, image, dtype, depth …
         device: auto takes CUDA where it is present and the CPU elsewhere.
     """

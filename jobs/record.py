@@ -71,19 +71,25 @@ class OptionRecord(msgspec.Struct, frozen=True):
 
 
 class ModelRecord(msgspec.Struct, frozen=True):
-    """One model of the zoo: its name in the URL (`zoo/gpt2`), title, one sentence, options, and source file's text."""
+    """One model by name: its name in the URL (`zoo/gpt2`, `hf/llama-3-8b`), title, one sentence, options, and the text of its source.
+
+    Attributes:
+        modes: what can be captured of it.
+    """
 
     name: str
     title: str
     summary: str
     options: tuple[OptionRecord, ...]
     code: str
+    modes: tuple[str, ...] = ("inference", "training")
 
 
 class CatalogueResult(msgspec.Struct, frozen=True, tag=True):
     models: tuple[ModelRecord, ...]
     optimizations: tuple[OptimizationRecord, ...]
     device: Device
+    capture_options: tuple[OptionRecord, ...] = ()
 
 
 class ExploreResult(msgspec.Struct, frozen=True, tag=True):

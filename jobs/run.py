@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import gc
 import inspect
+import json
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from graphs.capture import Capture, capture
 from graphs.errors import RequestError, TooLargeError
+from graphs.ladder import Standing, climb, graph_only
+from graphs.options import MEANINGS, split_options
 from graphs.program import Program
 from graphs.record import GraphSnapshot
-from graphs.snapshot import snapshot
-from graphs.sources.base import ModelSource
-from graphs.sources.python_file import file_source
+from graphs.sources.base import AnySource
+from graphs.sources.hugging_face import OPTIONS as HF_OPTIONS
+from graphs.sources.hugging_face import SERVING, hf_source
+from graphs.sources.known_configs import KNOWN, KnownConfig
+from graphs.sources.upload import opened
 from graphs.sources.zoo import zoo_models, zoo_source
 from graphs.zoo.base import Option, ZooModel
 from jobs.experiment import Experiment, parse
@@ -59,14 +63,17 @@ Sources = Mapping[str, tuple[str, str]]
 class Live:
     """A captured program and the programs after prefixes of pipelines, by their words."""
 
-    captured: Capture
-    snapshot: GraphSnapshot
+    standing: Standing
     prefixes: OrderedDict[tuple[str, ...], Applied] = field(default_factory=OrderedDict)
     judge: Judge | None = None
 
     @property
     def program(self) -> Program:
-        return self.captured.program
+        return graph_only(self.standing, "rewritten or measured")
+
+    @property
+    def snapshot(self) -> GraphSnapshot:
+        return self.standing.graph
 
 
 _live: OrderedDict[tuple[str, str], Live] = OrderedDict()
@@ -89,7 +96,9 @@ def perform(request: Request, sources: Sources, on_progress: Tell) -> Result:
     _check_steps(experiment)
     live = _captured(experiment, sources, on_progress)
     if isinstance(request, Explore):
-        return ExploreResult(live.captured.report, live.snapshot)
+        return ExploreResult(live.standing.report, live.snapshot)
+    if isinstance(request, Optimize) and not experiment.pipeline and live.standing.program is None:
+        return OptimizeResult(live.standing.report, (live.snapshot,), (), ())
     applied = _applied(experiment, live, on_progress, 0.4 if isinstance(request, Measure) else 0.9)
     if isinstance(request, Measure):
         measurement = _measured(experiment, live, applied, request.every_step, on_progress)
@@ -99,13 +108,22 @@ def perform(request: Request, sources: Sources, on_progress: Tell) -> Result:
     on_progress(Progress("looking for what else could be done", 0.92))
     last = applied[-1].program if applied else live.program
     graphs = (live.snapshot, *(one.snapshot for one in applied))
-    return OptimizeResult(live.captured.report, graphs, tuple(one.step for one in applied), offers(last))
+    return OptimizeResult(live.standing.report, graphs, tuple(one.step for one in applied), offers(last))
 
 
 def _catalogue() -> CatalogueResult:
-    models = tuple(_model_record(model) for model in zoo_models().values())
+    models = (*(_model_record(model) for model in zoo_models().values()), *(_known_record(name, known) for name, known in KNOWN.items()))
     optimizations = tuple(optimization.record for optimization in catalog().values())
-    return CatalogueResult(models, optimizations, detect(resolve("auto")))
+    asked = tuple(OptionRecord(name, "none", meaning, choices) for name, (meaning, choices) in MEANINGS.items())
+    return CatalogueResult(models, optimizations, detect(resolve("auto")), asked)
+
+
+def _known_record(name: str, known: KnownConfig) -> ModelRecord:
+    architecture = str(known.config["architectures"][0])
+    serves = architecture.endswith(("ForCausalLM", "LMHeadModel")) and not architecture.startswith("Mamba")
+    modes = ("inference", "training", "prefill", "decode") if serves else ("inference", "training")
+    options = tuple(_option_record(option) for option in HF_OPTIONS)
+    return ModelRecord(f"hf/{name}", known.title, known.summary, options, json.dumps(dict(known.config), indent=2), modes)
 
 
 def _model_record(model: ZooModel) -> ModelRecord:
@@ -129,9 +147,9 @@ def _captured(experiment: Experiment, sources: Sources, tell: Tell) -> Live:
     key = (experiment.prefix(0).words, device)
     if key not in _live:
         tell(Progress("capturing the graph", 0.05))
-        captured = capture(_source(experiment, sources), experiment.mode, device)
-        tell(Progress("counting costs", 0.25))
-        _live[key] = Live(captured, snapshot(captured.program))
+        options, own = split_options(dict(experiment.options), experiment.mode)
+        source = _source(experiment, own, sources)
+        _live[key] = Live(climb(source, experiment.mode, device, options))
         if len(_live) > KEPT_CAPTURES:
             _live.popitem(last=False)
             gc.collect()
@@ -139,18 +157,19 @@ def _captured(experiment: Experiment, sources: Sources, tell: Tell) -> Live:
     return _live[key]
 
 
-def _source(experiment: Experiment, sources: Sources) -> ModelSource:
+def _source(experiment: Experiment, options: Mapping[str, str], sources: Sources) -> AnySource:
     kind, _, name = experiment.model.partition("/")
-    options = dict(experiment.options)
+    if kind == "hf":
+        return hf_source(name, options, experiment.mode)
     if kind == "zoo":
+        if experiment.mode in SERVING:
+            way_out = "Take a causal language model by its configuration, such as model=hf/gpt2."
+            raise RequestError(f"zoo/{name} has no {experiment.mode}", where="mode", help=way_out)
         return zoo_source(name, options)
     if name not in sources:
-        raise RequestError(f"there is no model `{experiment.model}`", where="model", help="Write model=zoo/NAME.")
-    if options:
-        word = next(iter(options))
-        raise RequestError(f"a model's file has no option `{word}`", where=word, help="Set it in the file.")
+        raise RequestError(f"there is no model `{experiment.model}`", where="model", help="Write model=zoo/NAME or model=hf/NAME.")
     shown, text = sources[name]
-    return file_source(text, shown)
+    return opened(shown, text, options, experiment.mode)
 
 
 def _applied(experiment: Experiment, live: Live, tell: Tell, share: float) -> list[Applied]:

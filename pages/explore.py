@@ -23,6 +23,7 @@ def main() -> None:
         if experiment.model.startswith("source/"):
             choose.own_file(experiment)
         found = work.answer(Explore(experiment.prefix(0).words), "explore", ExploreResult)
+        standing(found.report)
         show.tiles(found.graph.totals)
         graph_and_table(found.graph, found.report)
 
@@ -53,14 +54,31 @@ def graph_and_table(graph: GraphSnapshot, report: CaptureReport) -> None:
         save.buttons([graph], [], state.current().words)
 
 
+def standing(report: CaptureReport) -> None:
+    """Says so at once when the graph is not the best that there is."""
+    if report.rung > 1:
+        why = f" {show.sentence(report.refused[0])}" if report.refused else ""
+        says = " ".join(show.sentence(note) for note in report.notes if not report.runs)
+        (st.warning if report.rung > 3 else st.info)(
+            f"**Captured by {report.method} (step {report.rung} of 6 down the ladder).** {report.meaning}{why} {says}".strip(),
+            icon=":material/stairs:",
+        )
+
+
 def captured(report: CaptureReport) -> None:
     """How the model became a graph."""
     st.markdown(
-        f"Captured by **{report.method}** in {report.seconds:.1f} s: {report.nodes:,} nodes, {report.parameters:,} parameters. "
-        f"{report.with_source:.0%} of the operators know their source line, {report.with_module:.0%} their module."
+        f"Captured by **{report.method}** in {report.seconds:.1f} s: {report.nodes:,} nodes, {report.parameters:,} parameters. {report.meaning}"
     )
-    for reason in report.refused:
-        st.caption(f"Tried before: {show.plain(reason)}")
+    left, right, _ = st.columns([1, 1, 2])
+    left.metric("Operators with a source line", f"{report.with_source:.1%}")
+    right.metric("Operators with a module", f"{report.with_module:.1%}")
+    for note in report.notes:
+        st.caption(show.sentence(note))
+    if report.refused:
+        st.markdown("Better ways that did not work, and why:")
+        for reason in report.refused:
+            st.markdown(f"- {show.sentence(reason)}")
 
 
 def take_click() -> None:

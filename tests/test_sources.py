@@ -46,7 +46,7 @@ BAD = [
     (GOOD.replace("def inputs", "def inputz"), "no function inputs()", "net.py"),
     (GOOD.replace("return Net()", "return 3"), "not an nn.Module", "net.py"),
     (GOOD.replace("return Net()", "raise ValueError('no')"), "ValueError: no", "net.py:13"),
-    (GOOD.replace('{"x"', '{"z"'), "does not fit forward", "net.py"),
+    (GOOD.replace('{"x"', '{"z"'), "do not fit forward", "net.py"),
     (GOOD.replace("torch.tanh(self.a(x))", "torch.tanh(self.b(x))"), "AttributeError", "net.py:10"),
     (
         GOOD.replace("        return torch", "        if x.sum() > 0:\n            x = -x\n        return torch"),

@@ -128,7 +128,11 @@ def check(asked: Experiment, catalogue: CatalogueResult) -> None:
     if asked.model.startswith("source/"):
         _check_source(asked)
     else:
-        _check_options(asked, model_record(asked.model, catalogue))
+        record = model_record(asked.model, catalogue)
+        _check_options(asked, record, catalogue)
+        if asked.mode not in record.modes:
+            way_out = f"It has: {', '.join(record.modes)}."
+            raise RequestError(f"{record.name} has no mode `{asked.mode}`", where=f"mode={asked.mode}", help=way_out)
     known = {record.name: record for record in catalogue.optimizations}
     for step in asked.pipeline:
         if step.name not in known:
@@ -137,7 +141,7 @@ def check(asked: Experiment, catalogue: CatalogueResult) -> None:
 
 
 def model_record(name: str, catalogue: CatalogueResult) -> ModelRecord:
-    """The catalogue's entry of a zoo model.
+    """The catalogue's entry of a model that has a name.
 
     Raises:
         RequestError: there is none.
@@ -158,8 +162,8 @@ def _check_source(asked: Experiment) -> None:
         )
 
 
-def _check_options(asked: Experiment, model: ModelRecord) -> None:
-    known = {option.name: option for option in model.options}
+def _check_options(asked: Experiment, model: ModelRecord, catalogue: CatalogueResult) -> None:
+    known = {option.name: option for option in (*model.options, *catalogue.capture_options)}
     for key, value in asked.options:
         if key not in known:
             help = _nearest(key, [*known, "mode", "pipeline", "device"])
