@@ -70,9 +70,9 @@ def captured(report: CaptureReport) -> None:
     st.markdown(
         f"Captured by **{report.method}** in {report.seconds:.1f} s: {report.nodes:,} nodes, {report.parameters:,} parameters. {report.meaning}"
     )
-    left, right, _ = st.columns([1, 1, 2])
-    left.metric("Operators with a source line", f"{report.with_source:.1%}")
-    right.metric("Operators with a module", f"{report.with_module:.1%}")
+    st.markdown(
+        f"Counted: {report.with_source:.1%} of the operators know their line in the model's code, {report.with_module:.1%} their module, backward included."
+    )
     for note in report.notes:
         st.caption(show.sentence(note))
     if report.refused:

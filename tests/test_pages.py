@@ -285,10 +285,9 @@ def inputs():
         ("import torch\n\nraise ValueError('![x](http://x) <b>no</b>')", "raised ValueError", "model.py:3"),
         ("def inputs():\n    return ()", "no function model()", "model.py"),
         ("def model():\n    return 3\ndef inputs():\n    return ()", "not an nn.Module", "model.py"),
-        (FORWARD, "value", "model.py:7"),
         ("import os\nos._exit(3)", "exit", "model.py"),
     ],
-    ids=["parse", "raise", "no model", "not a module", "data dependent", "exit"],
+    ids=["parse", "raise", "no model", "not a module", "exit"],
 )
 def test_a_wrong_file_is_explained_with_its_line_and_the_screen_stays(text: str, message: str, where: str) -> None:
     app = opened("model=zoo/chain&depth=2")
@@ -304,6 +303,44 @@ def test_a_wrong_file_is_explained_with_its_line_and_the_screen_stays(text: str,
     assert where in shown or message == "exit"
     assert [metric.value for metric in app.metric] == before
     assert any(area.value == text for area in app.text_area)  # what was typed is still there
+
+
+def test_a_decision_on_a_value_is_shown_with_its_line_and_what_that_means() -> None:
+    digest = jobs.client.default_client().keep_source(FORWARD, "model.py")
+    app = opened(f"model=source/{digest}")
+    assert not app.error
+    said = app.info[0].value.replace("\\", "")
+    assert "step 3 of 6" in said
+    assert "model.py:7" in said
+    assert "guarded by an assertion" in said
+
+
+LAMA = '{"model_type": "lama"}'
+
+
+def test_a_configuration_and_a_drawn_graph_can_be_brought() -> None:
+    client = jobs.client.default_client()
+    config = '{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": 2, "n_embd": 32, "n_head": 2, "vocab_size": 50}'
+    app = opened(f"model=source/{client.keep_source(config, 'config.json')}&mode=decode")
+    assert not app.error
+    assert [metric for metric in app.metric if metric.label.startswith("Launches")]
+    drawn = '{"graphs": [{"id": "g", "nodes": [{"id": "a", "label": "input"}, {"id": "b", "label": "relu", "incomingEdges": [{"sourceNodeId": "a"}]}]}]}'
+    app = opened(f"model=source/{client.keep_source(drawn, 'graph.json')}")
+    assert not app.error
+    assert "Drawn by Model Explorer" in app.warning[0].value
+    app = opened(f"model=source/{client.keep_source(LAMA, 'config.json')}")
+    assert "Did you mean `llama`" in app.error[0].value
+
+
+def test_modes_follow_the_model() -> None:
+    app = opened("model=hf/gpt2&mode=prefill&layers=2")
+    assert not app.error
+    app.selectbox(key="model").set_value("zoo/mlp")
+    settle(app)
+    assert not app.error
+    assert app.query_params["mode"] in ("inference", ["inference"])
+    wrong = opened("model=hf/bert-base&mode=decode")
+    assert "has no mode" in wrong.error[0].value
 
 
 def test_own_file_starts_from_one_that_works_and_keeps_what_is_typed() -> None:

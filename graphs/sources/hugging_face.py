@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from graphs.errors import FxscopeError, RequestError, SourceError
 from graphs.sources.base import ModelSource, default_dtype
 from graphs.sources.known_configs import KNOWN
-from graphs.zoo.base import BATCH, DROPOUT, DTYPE, Option, Settings
+from graphs.zoo.base import BATCH, DROPOUT, Option, Settings
 
 OPTIONS = (
     BATCH,
@@ -24,7 +24,7 @@ OPTIONS = (
     Option("image", 0, "pixels on a side; 0 is the configuration's own", minimum=0, maximum=4096),
     Option("layers", 0, "layers instead of the configuration's; 0 keeps its own", minimum=0, maximum=1000),
     Option("attention", "sdpa", "how attention is written: one fused operator, or matmul and softmax", ("sdpa", "eager")),
-    DTYPE,
+    Option("dtype", "float32", "precision of weights and activations", ("float32", "bfloat16", "float16", "float64")),
     DROPOUT,
 )
 # What a configuration calls its number of layers, its dropout.
@@ -34,7 +34,7 @@ DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "resid_pdrop"
             "decoder_layerdrop")  # fmt: skip
 # Families of classes, best first, in the words of transformers' own tables.
 HEADS = (
-    "MODEL_FOR_CAUSAL_LM", "MODEL_FOR_MASKED_LM", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM", "MODEL_FOR_SPEECH_SEQ_2_SEQ", "MODEL_FOR_IMAGE_CLASSIFICATION",
+    "MODEL_FOR_MASKED_LM", "MODEL_FOR_CAUSAL_LM", "MODEL_FOR_SPEECH_SEQ_2_SEQ", "MODEL_FOR_IMAGE_CLASSIFICATION",
     "MODEL_FOR_VIDEO_CLASSIFICATION", "MODEL_FOR_CTC", "MODEL_FOR_IMAGE_TEXT_TO_TEXT", "MODEL_FOR_AUDIO_CLASSIFICATION", "MODEL",
 )  # fmt: skip
 SERVING = ("prefill", "decode")
@@ -160,7 +160,8 @@ def _adjust(config: Any, settings: Settings) -> None:
             part.apply_spec_augment = False  # which masks the input at random, in numpy
         types = getattr(part, "layer_types", None)
         if layers and isinstance(types, list):
-            part.layer_types = (types * layers)[:layers]
+            with contextlib.suppress(AttributeError):  # some compute it
+                part.layer_types = (types * layers)[:layers]
     config._attn_implementation = settings.text("attention")
     config.dtype = settings.dtype
 
@@ -173,7 +174,7 @@ def _model_class(config: Any, fields: dict[str, Any], name: str) -> type[nn.Modu
     wished = fields.get("architectures") or []
     if wished and isinstance(wished[0], str) and not wished[0].startswith("_") and hasattr(transformers, wished[0]):
         return _imported(wished[0], name)
-    for head in HEADS:
+    for head in ("MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM", *HEADS) if getattr(config, "is_encoder_decoder", False) else HEADS:
         found = getattr(modeling_auto, f"{head}_MAPPING_NAMES").get(kind)
         found = found[0] if isinstance(found, tuple | list) else found
         if found and hasattr(transformers, found):

@@ -58,7 +58,7 @@ def experiment(catalogue: CatalogueResult) -> Experiment:
         show.problem(show.as_problem(error), title="The address of this page asks for something that is not there")
         kept = _last(catalogue)
         st.caption(f"Shown instead: `{kept.words}`")
-        return kept
+        return _keep(kept, write=False)
     return _keep(asked, write=False)
 
 
