@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from graphs.errors import SourceError
+from graphs.export import FORMAT
 from graphs.record import Cost, GraphSnapshot, NodeRecord
 from graphs.snapshot import totals
 from graphs.sources.base import Picture
@@ -16,28 +17,29 @@ NODES_LIMIT = 100_000
 
 def is_drawn_graph(found: Any) -> bool:
     """Does the JSON look like a graph?"""
-    return isinstance(found, dict) and ("graphs" in found or {"nodes", "totals"} <= found.keys())
+    return isinstance(found, dict) and "graphs" in found
 
 
-def drawn_graph(found: dict[str, Any], text: str, name: str) -> Picture:
+def drawn_graph(found: dict[str, Any], name: str) -> Picture:
     """The picture in a JSON.
 
     Raises:
         SourceError: it does not have the form that it begins with, is too large, or has a cycle.
     """
     try:
-        if "graphs" in found:
-            graph, maker = _model_explorer(found), "Model Explorer"
+        if found.get("format") == FORMAT:
+            graph = msgspec.convert(found["graphs"][-1], GraphSnapshot, strict=False)
+            says = f"Saved by fxscope from {found['experiment'] or 'a session'}: the graph called {found['names'][-1]}."
         else:
-            graph, maker = msgspec.json.decode(text, type=GraphSnapshot), "fxscope"
-    except (msgspec.ValidationError, KeyError, TypeError, ValueError, AttributeError) as error:
+            graph, says = _model_explorer(found), f"Drawn by Model Explorer and saved as {name}."
+    except (msgspec.ValidationError, LookupError, TypeError, ValueError, AttributeError) as error:
         what = f"the graph cannot be read: {type(error).__name__}: {str(error)[:200]}"
         raise SourceError(what, where=name, help="Export it again from fxscope or Model Explorer.") from error
     if len(graph.nodes) > NODES_LIMIT:
         what = f"the graph has {len(graph.nodes):,} nodes, and {NODES_LIMIT:,} are the limit"
         raise SourceError(what, where=name, help="Export a part of it, such as one block.")
     _check(graph, name)
-    return Picture(name, graph, f"Drawn by {maker} and saved as {name}.")
+    return Picture(name, graph, says)
 
 
 def _check(graph: GraphSnapshot, name: str) -> None:

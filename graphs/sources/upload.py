@@ -38,5 +38,5 @@ def _json(name: str, text: str, options: Mapping[str, str], mode: str) -> AnySou
     except json.JSONDecodeError as error:
         raise SourceError(f"the file is not JSON: {error.msg}", where=f"{name}:{error.lineno}", help="Correct this line.") from error
     if is_drawn_graph(found):
-        return drawn_graph(found, text, name)
+        return drawn_graph(found, name)
     return config_source(text, name, options, mode)
