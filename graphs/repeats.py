@@ -97,10 +97,17 @@ class _Steps(TorchDispatchMode):
         self.seen.setdefault(path, []).append((index, self.now))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        leaves = pytree.tree_leaves((args, kwargs))
-        described = [tuple(leaf.shape) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves]
-        self.now.append(hash((func, *described)))
+        self.now.append(hash((func, _described(args), _described(tuple((kwargs or {}).items())))))
         return func(*args, **(kwargs or {}))
+
+
+def _described(value: Any) -> Any:
+    """Arguments with tensors as their shapes."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    if isinstance(value, tuple | list):
+        return tuple(map(_described, value))
+    return value if isinstance(value, PLAIN) else repr(value)
 
 
 def confirm(model: nn.Module, args: Any, runs: list[Run]) -> None:

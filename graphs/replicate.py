@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from graphs.names import rename_in_order
 from graphs.origin import Origin
@@ -227,7 +228,8 @@ class _Writer:
         named = [replace(spec, node=node.name) for spec, node in zip(new_inputs, self.graph.find_nodes(op="placeholder"), strict=True)]
         for node in self.graph.nodes:
             node.meta["origin"] = replace(node.meta["origin"], names=(node.name,))
-        return fx.GraphModule(_Constants(self.old), self.graph), (named, new_outputs)
+        # No Python code is made of the graph unless somebody asks: it is interpreted node by node, and code for 30,000 nodes takes seconds.
+        return _LazyGraphModule(_Constants(self.old), self.graph), (named, new_outputs)
 
     def _begins(self, node: fx.Node, kind: str, period: int) -> bool:
         return self.parts.places.get(node) == Place(kind, period, 0)
