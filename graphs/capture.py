@@ -70,6 +70,7 @@ def capture(
     start = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         model, args, notes = built(source, device, real=how in REAL)
+        notes = (*source.notes, *notes)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         runs = [] if whole or options.dynamic != "none" or how != "export" else find_runs(model)
         restore = _kept_as_it_was(model)

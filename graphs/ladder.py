@@ -119,7 +119,9 @@ def _low(source: ModelSource, mode: str, device: str, refused: list[str], start:
     parameters = sum(_count(node.shape) for node in graph.nodes if node.role == "parameter")
     sourced, placed = share * sum(node.source is not None for node in nodes), share * sum(bool(node.module) for node in nodes)
     seconds = time.perf_counter() - start
-    report = CaptureReport(method, len(graph.nodes), parameters, seconds, sourced, placed, tuple(refused), (), rung, meaning, runs=False)
+    report = CaptureReport(
+        method, len(graph.nodes), parameters, seconds, sourced, placed, tuple(refused), source.notes, rung, meaning, runs=False
+    )
     return Standing(graph, report)
 
 

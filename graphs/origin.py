@@ -117,7 +117,9 @@ def source_of_frames(frames: Sequence[tuple[str, int, str]]) -> Source | None:
 
 
 def short_path(path: str) -> str:
-    """A path as readers know it: from the package on for installed code, the last two parts otherwise."""
+    """A path as readers know it: from the package on for installed code; what is not a path on this machine stays as it is."""
+    if not os.path.isabs(path):
+        return path
     if "site-packages" in path:
         return path.split("site-packages" + os.sep)[-1]
     return os.sep.join(path.split(os.sep)[-2:]) if path.startswith(os.path.dirname(HERE)) else os.path.basename(path)

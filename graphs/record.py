@@ -139,3 +139,34 @@ class CaptureReport(msgspec.Struct, frozen=True):
     rung: int = 1
     meaning: str = ""
     runs: bool = True
+
+
+class ArgumentRecord(msgspec.Struct, frozen=True):
+    """One argument of a constructor or of forward, as a form shows it.
+
+    Attributes:
+        value: in words, as they stand in the address; empty for a default or what is missing.
+        how: given, guessed, default or missing.
+        default: the default's text.
+    """
+
+    name: str
+    value: str
+    how: str
+    default: str = ""
+
+
+class EntryRecord(msgspec.Struct, frozen=True):
+    """How a reader's code is entered: what builds the model, its arguments, and the inputs of forward.
+
+    Attributes:
+        builder: name of the class or function that builds it.
+        chosen: the class, empty where a function builds it.
+        classes: all classes of models that there are.
+    """
+
+    builder: str
+    chosen: str
+    classes: tuple[str, ...]
+    arguments: tuple[ArgumentRecord, ...]
+    inputs: tuple[ArgumentRecord, ...]

@@ -15,6 +15,8 @@ from typing import NoReturn, cast
 import msgspec
 
 from graphs.errors import FxscopeError, RequestError, SourceError
+from graphs.sources.kinds import BINARY_LIMIT
+from graphs.sources.safetensors_header import LENGTH_BYTES, header_length
 from jobs.client import Client
 from jobs.experiment import Experiment, parse
 from jobs.record import Measure, MeasureResult, Optimize, OptimizeResult, Progress
@@ -90,12 +92,24 @@ def _with_kept_source(experiment: Experiment, client: Client) -> Experiment:
     if not experiment.model.startswith(FILE):
         return experiment
     shown = experiment.model.removeprefix(FILE)
+    return msgspec.structs.replace(experiment, model=f"source/{client.keep_source(_content(Path(shown)), shown)}")
+
+
+def _content(path: Path) -> bytes:
+    """What of a file, is needed.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
     try:
-        content = Path(shown).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
-        raise SourceError(f"the file cannot be read: {reason}", where=shown, help="Give the path of a Python file.") from error
-    return msgspec.structs.replace(experiment, model=f"source/{client.keep_source(content, shown)}")
+        with path.open("rb") as stream:
+            if path.suffix != ".safetensors":
+                return stream.read(BINARY_LIMIT + 1)
+            head = stream.read(LENGTH_BYTES)  # such a file may be larger than memory
+            return head + stream.read(header_length(head, path.name))
+    except OSError as error:
+        way_out = "Give the path of a Python file, or of another kind of model."
+        raise SourceError(f"the file cannot be read: {error.strerror}", where=str(path), help=way_out) from error
 
 
 def _write(path: Path, content: bytes) -> None:

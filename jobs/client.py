@@ -21,12 +21,14 @@ from pathlib import Path
 import msgspec
 
 from graphs import errors
-from graphs.errors import FxscopeError, JobError, RequestError, SourceError
+from graphs.errors import FxscopeError, JobError, RequestError
+from graphs.sources.kinds import kept_part
 from jobs.experiment import parse
 from jobs.process import WorkerProcess
 from jobs.record import (
     Done,
     Explore,
+    Inspect,
     JobState,
     JobStatus,
     Measure,
@@ -44,7 +46,6 @@ from jobs.version import ROOT, code_version
 
 LIMIT_S = 300.0
 MEASURE_LIMIT_S = 600.0
-SOURCE_LIMIT_BYTES = 2 << 20
 KEPT_JOBS = 200
 KEPT_DECODED = 8
 CANCELLED = Problem("JobError", "the job was cancelled", help="Ask again to run it.")
@@ -186,20 +187,18 @@ class Client:
                 self._changed.wait(timeout=0.5)
         return self.result(job_id)
 
-    def keep_source(self, text: str, name: str) -> str:
+    def keep_source(self, content: bytes, name: str) -> str:
         """Keeps a model's file and returns its hash, for `model=source/HASH`.
 
         Raises:
-            SourceError: it is larger than a model's file can sensibly be.
+            SourceError: it is of an unknown kind, or larger than a model's file can sensibly be.
         """
-        if len(text.encode()) > SOURCE_LIMIT_BYTES:
-            raise SourceError("the file is larger than 2 MB", where=name, help="Keep the code; weights are not needed.")
-        return self._store.keep_source(KeptSource(name, text))
+        return self._store.keep_source(KeptSource(name, kept_part(name, content)))
 
-    def source(self, sha: str) -> tuple[str, str] | None:
-        """(text, name) of a kept model's file."""
+    def source(self, sha: str) -> tuple[bytes, str] | None:
+        """(content, name) of a kept model's file."""
         kept = self._store.source(sha)
-        return (kept.text, kept.name) if kept else None
+        return (kept.content, kept.name) if kept else None
 
     def close(self) -> None:
         """Ends the worker; jobs not finished fail."""
@@ -216,8 +215,8 @@ class Client:
         if self._thread:
             self._thread.join(timeout=10)
 
-    def _sources_of(self, request: Request) -> dict[str, tuple[str, str]]:
-        if not isinstance(request, Explore | Optimize | Measure):
+    def _sources_of(self, request: Request) -> dict[str, tuple[str, bytes]]:
+        if not isinstance(request, Explore | Inspect | Optimize | Measure):
             return {}
         kind, _, sha = parse(request.words).model.partition("/")
         if kind != "source":
@@ -225,7 +224,7 @@ class Client:
         kept = self._store.source(sha)
         if kept is None:
             raise RequestError("this model's file is not kept here", where=f"model=source/{sha[:12]}", help="Upload the file again.")
-        return {sha: (kept.name, kept.text)}
+        return {sha: (kept.name, kept.content)}
 
     def _enqueue(self, job: _Job) -> None:
         if self._closed:
@@ -353,7 +352,7 @@ def canonical(request: Request) -> Request:
     Raises:
         RequestError: the words are wrong, or name a file of this machine, which only the command line may.
     """
-    if not isinstance(request, Explore | Optimize | Measure):
+    if not isinstance(request, Explore | Inspect | Optimize | Measure):
         return request
     experiment = parse(request.words)
     if not experiment.model.startswith(("zoo/", "hf/", "source/")):
@@ -362,7 +361,7 @@ def canonical(request: Request) -> Request:
             where="model",
             help="Write model=zoo/NAME or model=hf/NAME, or upload the file (model=file:PATH is for the command line).",
         )
-    if isinstance(request, Explore):
+    if isinstance(request, Explore | Inspect):
         experiment = experiment.prefix(0)
     return msgspec.structs.replace(request, words=experiment.words)
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from graphs.record import CaptureReport, GraphSnapshot
+from graphs.record import CaptureReport, EntryRecord, GraphSnapshot
 from optimizers.record import Offer, OptimizationRecord, StepRecord
 from profiler.record import Device, Measurement
 
@@ -18,6 +18,12 @@ class Catalogue(msgspec.Struct, frozen=True, tag=True):
 
 class Explore(msgspec.Struct, frozen=True, tag=True):
     """Asks for the captured graph of an experiment (its pipeline is left aside)."""
+
+    words: str
+
+
+class Inspect(msgspec.Struct, frozen=True, tag=True):
+    """Asks how the code of a kept file is entered: which class, with which arguments and inputs."""
 
     words: str
 
@@ -51,7 +57,7 @@ class Crash(msgspec.Struct, frozen=True, tag=True):
     signal: int = 9
 
 
-Request = Catalogue | Explore | Optimize | Measure | Sleep | Crash
+Request = Catalogue | Explore | Inspect | Optimize | Measure | Sleep | Crash
 
 
 class OptionRecord(msgspec.Struct, frozen=True):
@@ -97,6 +103,12 @@ class ExploreResult(msgspec.Struct, frozen=True, tag=True):
     graph: GraphSnapshot
 
 
+class InspectResult(msgspec.Struct, frozen=True, tag=True):
+    """`entry` is None where the file has nothing to fill in."""
+
+    entry: EntryRecord | None = None
+
+
 class OptimizeResult(msgspec.Struct, frozen=True, tag=True):
     """`graphs` has one more entry than `steps`: the captured graph, then the graph after each step."""
 
@@ -117,7 +129,7 @@ class Empty(msgspec.Struct, frozen=True, tag=True):
     """Nothing to say."""
 
 
-Result = CatalogueResult | ExploreResult | OptimizeResult | MeasureResult | Empty
+Result = CatalogueResult | ExploreResult | InspectResult | OptimizeResult | MeasureResult | Empty
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True):
@@ -143,11 +155,11 @@ class Done(msgspec.Struct, frozen=True, tag=True):
 
 
 class Task(msgspec.Struct, frozen=True):
-    """One job sent to the worker; `sources` are the stored model files it names: sha256 -> (name to show, text)."""
+    """One job sent to the worker; `sources` are the stored model files it names: sha256 -> (name to show, content)."""
 
     id: str
     request: Request
-    sources: dict[str, tuple[str, str]] = {}
+    sources: dict[str, tuple[str, bytes]] = {}
 
 
 Message = Progress | Problem | Done

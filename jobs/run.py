@@ -18,12 +18,12 @@ from graphs.errors import RequestError, TooLargeError
 from graphs.ladder import Standing, climb, graph_only
 from graphs.options import MEANINGS, split_options
 from graphs.program import Program
-from graphs.record import GraphSnapshot
+from graphs.record import EntryRecord, GraphSnapshot
 from graphs.sources.base import AnySource
 from graphs.sources.hugging_face import OPTIONS as HF_OPTIONS
 from graphs.sources.hugging_face import SERVING, hf_source
 from graphs.sources.known_configs import KNOWN, KnownConfig
-from graphs.sources.upload import opened
+from graphs.sources.upload import form, opened
 from graphs.sources.zoo import zoo_models, zoo_source
 from graphs.zoo.base import Option, ZooModel
 from jobs.experiment import Experiment, parse
@@ -32,6 +32,8 @@ from jobs.record import (
     CatalogueResult,
     Explore,
     ExploreResult,
+    Inspect,
+    InspectResult,
     Measure,
     MeasureResult,
     ModelRecord,
@@ -56,7 +58,7 @@ KEPT_PREFIXES = 24
 CAPTURED = "captured"
 
 Tell = Callable[[Progress], None]
-Sources = Mapping[str, tuple[str, str]]
+Sources = Mapping[str, tuple[str, bytes]]
 
 
 @dataclass
@@ -83,16 +85,18 @@ def perform(request: Request, sources: Sources, on_progress: Tell) -> Result:
     """Does what a request asks for.
 
     Args:
-        sources: the model files that the request may name: sha256 -> (name to show, text).
+        sources: the model files that the request may name: sha256 -> (name to show, content).
 
     Raises:
         FxscopeError: the request is wrong, or cannot be done on this machine.
     """
     if isinstance(request, Catalogue):
         return _catalogue()
-    if not isinstance(request, Explore | Optimize | Measure):
+    if not isinstance(request, Explore | Inspect | Optimize | Measure):
         raise RequestError(f"{type(request).__name__} is not a request about a model", help="Ask the worker itself.")
     experiment = parse(request.words)
+    if isinstance(request, Inspect):
+        return InspectResult(_form(experiment, sources))
     _check_steps(experiment)
     live = _captured(experiment, sources, on_progress)
     if isinstance(request, Explore):
@@ -168,8 +172,18 @@ def _source(experiment: Experiment, options: Mapping[str, str], sources: Sources
         return zoo_source(name, options)
     if name not in sources:
         raise RequestError(f"there is no model `{experiment.model}`", where="model", help="Write model=zoo/NAME or model=hf/NAME.")
-    shown, text = sources[name]
-    return opened(shown, text, options, experiment.mode)
+    shown, content = sources[name]
+    return opened(shown, content, options, experiment.mode)
+
+
+def _form(experiment: Experiment, sources: Sources) -> EntryRecord | None:
+    """How a kept file is entered; models with a name have nothing to fill in."""
+    name = experiment.model.removeprefix("source/")
+    if name not in sources:
+        return None
+    shown, content = sources[name]
+    _, own = split_options(dict(experiment.options), experiment.mode)
+    return form(shown, content, own)
 
 
 def _applied(experiment: Experiment, live: Live, tell: Tell, share: float) -> list[Applied]:

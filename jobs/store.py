@@ -27,10 +27,10 @@ CREATE TABLE IF NOT EXISTS results (
 
 
 class KeptSource(msgspec.Struct, frozen=True, array_like=True):
-    """A model's file: the name to show and its text. Its key covers both."""
+    """A model's file: the name to show and what is in it. Its key covers both."""
 
     name: str
-    text: str
+    content: bytes
 
 
 class Store:
@@ -80,7 +80,10 @@ class Store:
     def source(self, sha: str) -> KeptSource | None:
         """The model's file kept under a hash, or None."""
         content = _read(self._sources, sha)
-        return msgspec.msgpack.decode(content, type=KeptSource) if content is not None else None
+        try:
+            return msgspec.msgpack.decode(content, type=KeptSource) if content is not None else None
+        except msgspec.DecodeError:  # kept by a version that knew text only
+            return None
 
     def keep_source(self, source: KeptSource) -> str:
         """Keeps a model's file and returns its hash."""

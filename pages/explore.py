@@ -8,7 +8,7 @@ import streamlit as st
 
 from graphs.record import CaptureReport, GraphSnapshot
 from jobs.record import Explore, ExploreResult
-from pages.ui import charts, choose, nodes, save, show, state, work
+from pages.ui import charts, choose, nodes, own_file, save, show, state, work
 from pages.ui.graph_view import graph_view, wish
 
 PANE = "explore graph"
@@ -20,9 +20,12 @@ def main() -> None:
         catalogue = work.catalogue()
         experiment = state.experiment(catalogue)
         choose.experiment(catalogue, experiment)
-        if experiment.model.startswith("source/"):
-            choose.own_file(experiment)
-        found = work.answer(Explore(experiment.prefix(0).words), "explore", ExploreResult)
+        brought = st.container()
+        try:
+            found = work.answer(Explore(experiment.prefix(0).words), "explore", ExploreResult)
+        finally:  # the form is there for what could not be captured, too
+            with brought:
+                own_file.panel(experiment)
         standing(found.report)
         show.tiles(found.graph.totals)
         graph_and_table(found.graph, found.report)

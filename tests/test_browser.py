@@ -139,7 +139,7 @@ def test_a_step_is_added_drawn_and_kept_in_the_address(server: Server, page: Pag
 def test_work_that_takes_long_shows_progress_and_can_be_cancelled(server: Server, page: Page) -> None:
     visit(page, server, "?model=zoo/chain&depth=2")
     page.get_by_label("Model", exact=False).first.click()
-    page.get_by_role("option", name=re.compile("own file")).click()
+    page.get_by_role("option", name=re.compile("own model")).click()
     settled(page)
     page.locator("textarea").first.fill("while True:\n    pass")
     page.get_by_role("button", name="Show its graph").click()
@@ -155,7 +155,7 @@ def test_work_that_takes_long_shows_progress_and_can_be_cancelled(server: Server
 def test_names_from_a_file_are_never_markup(server: Server, page: Page) -> None:
     visit(page, server, "?model=zoo/chain&depth=2")
     page.get_by_label("Model", exact=False).first.click()
-    page.get_by_role("option", name=re.compile("own file")).click()
+    page.get_by_role("option", name=re.compile("own model")).click()
     settled(page)
     page.locator("textarea").first.fill(
         "from torch import nn\nimport torch\n"

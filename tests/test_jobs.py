@@ -231,12 +231,12 @@ def test_a_damaged_file_is_absent_and_the_job_runs_again(tmp_path: Path) -> None
 
 
 def test_a_damaged_index_is_put_aside(tmp_path: Path) -> None:
-    sha = Store(tmp_path).keep_source(KeptSource("model.py", MODEL))
+    sha = Store(tmp_path).keep_source(KeptSource("model.py", MODEL.encode()))
     (tmp_path / "index.sqlite").write_bytes(b"this is no database" * 1000)
     for beside in ("-wal", "-shm"):
         Path(f"{tmp_path / 'index.sqlite'}{beside}").unlink(missing_ok=True)
     store = Store(tmp_path)
-    assert store.source(sha) == KeptSource("model.py", MODEL)
+    assert store.source(sha) == KeptSource("model.py", MODEL.encode())
     store.keep_result("key", b"content")
     assert store.result("key") == b"content"
 
@@ -294,9 +294,9 @@ def test_kill_9_of_the_web_process_leaves_the_store_readable_and_no_worker_behin
 
 
 def test_a_kept_source_comes_back_with_its_name(client: Client) -> None:
-    sha = client.keep_source(MODEL, "mine.py")
-    assert client.source(sha) == (MODEL, "mine.py")
-    assert client.keep_source(MODEL, "other.py") != sha
+    sha = client.keep_source(MODEL.encode(), "mine.py")
+    assert client.source(sha) == (MODEL.encode(), "mine.py")
+    assert client.keep_source(MODEL.encode(), "other.py") != sha
 
 
 @pytest.mark.parametrize("sha", ["", "../../../etc/passwd", "0" * 64])
@@ -308,7 +308,7 @@ def test_a_source_that_is_not_kept_is_none(client: Client, sha: str) -> None:
 
 def test_a_huge_source_is_refused(client: Client) -> None:
     with pytest.raises(SourceError, match="larger than 2 MB"):
-        client.keep_source("#" * (2 << 20) + "!", "huge.py")
+        client.keep_source(b"#" * (2 << 20) + b"!", "huge.py")
 
 
 # Real work
@@ -362,31 +362,31 @@ print("noise" * 100_000)
 os.write(1, b"\\x00\\x00\\x00\\x05noise")
 assert sys.stdin.read() == ""
 """
-    sha = client.keep_source(noisy + MODEL, "noisy.py")
+    sha = client.keep_source((noisy + MODEL).encode(), "noisy.py")
     found = cast(ExploreResult, client.run(Explore(f"model=source/{sha}&device=cpu")))
     assert found.report.parameters == 8 * 16 + 16 + 16 * 4 + 4
 
 
 @pytest.mark.parametrize("loop", ["while True: pass", "sum(range(10**15))"])
 def test_a_file_that_never_ends_meets_the_limit_even_inside_one_call(client: Client, loop: str) -> None:
-    sha = client.keep_source(f"{loop}\n{MODEL}", "endless.py")
-    with pytest.raises(JobError, match="took longer than 4 s") as caught:
-        client.run(Explore(f"model=source/{sha}&device=cpu"), limit_s=4)
+    sha = client.keep_source(f"{loop}\n{MODEL}".encode(), "endless.py")
+    with pytest.raises(JobError, match="took longer than 8 s") as caught:
+        client.run(Explore(f"model=source/{sha}&device=cpu"), limit_s=8)
     assert caught.value.where == "while capturing the graph"
     assert client.run(Sleep(0.011 + len(loop) / 1e5)) == Empty()
 
 
 def test_a_file_cannot_change_torch_for_the_next_reader(client: Client) -> None:
-    sha = client.keep_source("import torch\ntorch.set_default_dtype(torch.float64)\n" + MODEL, "bad.py")
+    sha = client.keep_source(("import torch\ntorch.set_default_dtype(torch.float64)\n" + MODEL).encode(), "bad.py")
     client.run(Explore(f"model=source/{sha}&device=cpu"))
-    clean = client.keep_source(MODEL, "clean.py")
+    clean = client.keep_source(MODEL.encode(), "clean.py")
     found = cast(ExploreResult, client.run(Explore(f"model=source/{clean}&device=cpu")))
     assert {node.dtype for node in found.graph.nodes} <= {"float32", ""}
 
 
 def test_a_model_too_large_for_this_machine_says_how_large_when_measured(client: Client) -> None:
     huge = MODEL.replace("nn.Linear(8, 16)", "nn.Linear(8, 1 << 40)").replace("nn.Linear(16, 4)", "nn.Linear(1 << 40, 1)")
-    words = f"model=source/{client.keep_source(huge, 'huge.py')}&device=cpu"
+    words = f"model=source/{client.keep_source(huge.encode(), 'huge.py')}&device=cpu"
     assert client.run(Explore(words))
     with pytest.raises(TooLargeError, match=r"needs [\d.]+ GiB") as caught:
         client.run(Measure(words))

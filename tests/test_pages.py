@@ -18,8 +18,8 @@ from jobs.record import Explore, ExploreResult, Optimize, OptimizeResult, Reques
 from jobs.version import ROOT
 from optimizers.record import Verdict, WorstTensor
 from pages.ui import charts, show
-from pages.ui.choose import STARTER
 from pages.ui.graph_view.drawing import common_module
+from pages.ui.own_file import STARTER
 
 ATTENTION = "model=zoo/attention&mode=training&seq=16&width=32&heads=2"
 PATIENCE_S = 90
@@ -292,7 +292,7 @@ def inputs():
 def test_a_wrong_file_is_explained_with_its_line_and_the_screen_stays(text: str, message: str, where: str) -> None:
     app = opened("model=zoo/chain&depth=2")
     before = [metric.value for metric in app.metric]
-    digest = jobs.client.default_client().keep_source(text, "model.py")
+    digest = jobs.client.default_client().keep_source(text.encode(), "model.py")
     go(app, f"model=source/{digest}")
     assert len(app.error) == 1
     shown = app.error[0].value
@@ -306,7 +306,7 @@ def test_a_wrong_file_is_explained_with_its_line_and_the_screen_stays(text: str,
 
 
 def test_a_decision_on_a_value_is_shown_with_its_line_and_what_that_means() -> None:
-    digest = jobs.client.default_client().keep_source(FORWARD, "model.py")
+    digest = jobs.client.default_client().keep_source(FORWARD.encode(), "model.py")
     app = opened(f"model=source/{digest}")
     assert not app.error
     said = app.info[0].value.replace("\\", "")
@@ -321,14 +321,14 @@ LAMA = '{"model_type": "lama"}'
 def test_a_configuration_and_a_drawn_graph_can_be_brought() -> None:
     client = jobs.client.default_client()
     config = '{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": 2, "n_embd": 32, "n_head": 2, "vocab_size": 50}'
-    app = opened(f"model=source/{client.keep_source(config, 'config.json')}&mode=decode")
+    app = opened(f"model=source/{client.keep_source(config.encode(), 'config.json')}&mode=decode")
     assert not app.error
     assert [metric for metric in app.metric if metric.label.startswith("Launches")]
     drawn = '{"graphs": [{"id": "g", "nodes": [{"id": "a", "label": "input"}, {"id": "b", "label": "relu", "incomingEdges": [{"sourceNodeId": "a"}]}]}]}'
-    app = opened(f"model=source/{client.keep_source(drawn, 'graph.json')}")
+    app = opened(f"model=source/{client.keep_source(drawn.encode(), 'graph.json')}")
     assert not app.error
     assert "Drawn by Model Explorer" in app.warning[0].value
-    app = opened(f"model=source/{client.keep_source(LAMA, 'config.json')}")
+    app = opened(f"model=source/{client.keep_source(LAMA.encode(), 'config.json')}")
     assert "Did you mean `llama`" in app.error[0].value
 
 
@@ -359,7 +359,7 @@ def test_own_file_starts_from_one_that_works_and_keeps_what_is_typed() -> None:
 def test_a_model_that_never_ends_can_be_cancelled_and_the_next_one_works(client: Client) -> None:
     app = opened("model=zoo/chain&depth=2")
     before = [metric.value for metric in app.metric]
-    digest = client.keep_source("while True:\n    pass", "model.py")
+    digest = client.keep_source(b"while True:\n    pass", "model.py")
     app.query_params.clear()
     app.query_params["model"] = f"source/{digest}"
     app.run()
@@ -379,7 +379,7 @@ def test_a_crashed_worker_is_an_error_and_trying_again_works(client: Client) -> 
     app = opened("model=zoo/chain&depth=2")
     request: Request = Explore(asked)
     job_id = request_hash(request)
-    crashed = client.keep_source("import ctypes\nctypes.string_at(0)", "model.py")
+    crashed = client.keep_source(b"import ctypes\nctypes.string_at(0)", "model.py")
     go(app, f"model=source/{crashed}")
     assert "SIGSEGV" in app.error[0].value
     go(app, asked)

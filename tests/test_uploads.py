@@ -31,7 +31,7 @@ def notebook(cells: list[tuple[str, str]]) -> str:
 
 
 def test_a_notebook_is_captured_and_its_lines_are_named_by_cell() -> None:
-    source = opened("net.ipynb", notebook(CELLS), {}, "training")
+    source = opened("net.ipynb", notebook(CELLS).encode(), {}, "training")
     assert isinstance(source, ModelSource)
     graph = snapshot(capture(source, "training", "cpu").program)
     tanh = next(node for node in graph.nodes if node.target == "aten.tanh.default")
@@ -41,14 +41,14 @@ def test_a_notebook_is_captured_and_its_lines_are_named_by_cell() -> None:
 
 def test_graphs_saved_by_fxscope_come_back_as_they_were() -> None:
     graph = snapshot(capture(zoo_source("attention", {}), "training", "cpu").program)
-    source = opened("g.json", to_json([graph], ["captured"], "model=zoo/attention").decode(), {}, "inference")
+    source = opened("g.json", to_json([graph], ["captured"], "model=zoo/attention"), {}, "inference")
     assert isinstance(source, Picture)
     assert source.graph == graph
 
 
 def test_graphs_saved_for_model_explorer_come_back_with_groups_and_edges() -> None:
     graph = snapshot(capture(zoo_source("attention", {}), "inference", "cpu").program)
-    standing = climb(opened("g.json", json.dumps(to_model_explorer(graph, "g")), {}, "inference"), "inference", "cpu")
+    standing = climb(opened("g.json", json.dumps(to_model_explorer(graph, "g")).encode(), {}, "inference"), "inference", "cpu")
     assert standing.program is None
     assert not standing.report.runs
     known = {node.name for node in graph.nodes}
@@ -82,7 +82,7 @@ BAD = [
 @pytest.mark.parametrize(("name", "text", "what", "where"), BAD, ids=[what for _, _, what, _ in BAD])
 def test_a_wrong_file_is_told_with_its_place_and_a_way_out(name: str, text: str, what: str, where: str) -> None:
     with pytest.raises(FxscopeError) as caught:
-        climb(opened(name, text, {}, "inference"), "inference", "cpu")
+        climb(opened(name, text.encode(), {}, "inference"), "inference", "cpu")
     assert what in caught.value.what
     assert caught.value.where == where
     assert caught.value.help
@@ -91,10 +91,10 @@ def test_a_wrong_file_is_told_with_its_place_and_a_way_out(name: str, text: str,
 def test_too_many_nodes_are_told_with_the_limit() -> None:
     many = {"graphs": [{"nodes": [{"id": str(at), "label": "x"} for at in range(100_001)]}]}
     with pytest.raises(FxscopeError, match="100,001 nodes, and 100,000 are the limit"):
-        opened("g.json", json.dumps(many), {}, "inference")
+        opened("g.json", json.dumps(many).encode(), {}, "inference")
 
 
 @pytest.mark.parametrize(("options", "mode", "what"), [({"seq": "3"}, "inference", "no option `seq`"), ({}, "decode", "has no decode")])
 def test_a_file_takes_neither_options_nor_serving(options: dict[str, str], mode: str, what: str) -> None:
     with pytest.raises(FxscopeError, match=what):
-        opened("net.py", "", options, mode)
+        opened("net.py", b"", options, mode)

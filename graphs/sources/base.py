@@ -26,6 +26,7 @@ class ModelSource:
             (lists, dicts, caches that pytree knows); what is not a tensor is a constant of the graph.
         loss: a scalar from the model's outputs; None means the mean of squares of the first floating-point output.
         files: paths of the files whose lines are the user's code, for errors.
+        notes: what to say about how the source was read, one sentence each.
     """
 
     name: str
@@ -33,6 +34,7 @@ class ModelSource:
     inputs: Callable[[], Arguments]
     loss: Callable[[Any], Tensor] | None
     files: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

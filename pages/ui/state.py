@@ -98,6 +98,12 @@ def set_option(option: OptionRecord, value: str) -> None:
     change(options=tuple(sorted(kept.items())))
 
 
+def widget(key: str, value: str | int) -> None:
+    """Sets a widget: the URL decides what it shows."""
+    if st.session_state.get(key) != value:
+        st.session_state[key] = value
+
+
 def _keep(chosen: Experiment, write: bool) -> Experiment:
     st.session_state[WORDS] = chosen.words
     if write:
@@ -158,7 +164,7 @@ def _check_source(asked: Experiment) -> None:
         raise RequestError(
             "the model's file is not kept on this machine",
             where=f"model={asked.model[:18]}…",
-            help="Paste or upload the file again on the Explore page: choose “Your own file”.",
+            help="Paste or upload the file again on the Explore page: choose “Your own model”.",
         )
 
 

@@ -50,6 +50,26 @@ def answer(request: Request, slot: str, kind: type[R]) -> R:
     return _last_good(slot, kind)
 
 
+def quietly(request: Request, kind: type[R]) -> R | None:
+    """The result of quick work; None while there is none, whatever the reason: somebody else on the page tells that."""
+    client = jobs.client.default_client()
+    try:
+        job_id = client.submit(request)
+        give_up = time.monotonic() + PATIENCE_S
+        while client.state(job_id).status in BUSY and time.monotonic() < give_up:
+            time.sleep(0.02)
+        return cast(R, client.result(job_id)) if client.state(job_id).status == "done" else None
+    except FxscopeError:
+        return None
+
+
+def was_answered(request: Request) -> bool:
+    """Did the worker come to an end with it, by a result or an error of the reader's?"""
+    state = jobs.client.default_client().state(request_hash(request))
+    told = state.problem is not None and state.problem.kind in ("SourceError", "RequestError", "CaptureError")
+    return state.status == "done" or (state.status == "failed" and told)
+
+
 def is_kept(request: Request) -> bool:
     """Is the result there already?"""
     return jobs.client.default_client().state(request_hash(request)).status == "done"

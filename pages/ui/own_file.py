@@ -1,0 +1,224 @@
+"""The reader's own model: an editor, files to take, and a form for the class, its arguments and its inputs."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Sequence
+
+import streamlit as st
+
+import jobs.client
+from graphs.errors import FxscopeError, SourceError
+from graphs.record import ArgumentRecord, EntryRecord
+from graphs.sources.kinds import BINARY_LIMIT, ENDINGS, KINDS, PLAIN_MODES, kept_part, kind_of
+from jobs.experiment import MODES, Experiment
+from jobs.record import CatalogueResult, Explore, Inspect, InspectResult, OptionRecord
+from pages.ui import show, state, work
+from pages.ui.state import widget
+
+FILE_NAME = "model.py"
+STARTER = """\
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+
+    def forward(self, x):
+        return x + self.down(torch.relu(self.up(self.norm(x))))
+
+
+def model():
+    return nn.Sequential(Block(64), Block(64), nn.Linear(64, 10))
+
+
+def inputs():
+    return (torch.randn(8, 64),)
+
+
+def loss(outputs):  # optional; without it training takes the mean of the outputs
+    return outputs.logsumexp(-1).mean()
+"""
+HOW = {"guessed": "guessed; change it if it is wrong", "missing": "needed", "default": "left to its default", "given": ""}
+
+
+def begin() -> None:
+    """An example to start from; for callbacks."""
+    _keep(STARTER.encode(), FILE_NAME)
+
+
+def choices(catalogue: CatalogueResult, shown: Experiment) -> tuple[tuple[str, ...], tuple[OptionRecord, ...]]:
+    """Modes and options of what was brought: those of a configuration, or the plain ones of code."""
+    content, name = _kept(shown)
+    if name.endswith(".json") and b'"model_type"' in content:
+        return MODES, next((model.options for model in catalogue.models if model.name.startswith("hf/")), ())
+    return (MODES if name.endswith(".zip") else PLAIN_MODES), ()
+
+
+def panel(shown: Experiment) -> None:
+    """What was brought, to be edited or replaced; nothing for a model with a name."""
+    if not shown.model.startswith("source/"):
+        return
+    content, name = _kept(shown)
+    with st.expander(f"Your model: {show.plain(name)}", expanded=True, icon=":material/edit:"):
+        _editor(shown, content, name)
+        if work.was_answered(Explore(shown.prefix(0).words)):
+            found = work.quietly(Inspect(shown.prefix(0).words), InspectResult)
+            if found and found.entry:
+                _form(found.entry, shown)
+
+
+def _kept(shown: Experiment) -> tuple[bytes, str]:
+    return jobs.client.default_client().source(shown.model.removeprefix("source/")) or (STARTER.encode(), FILE_NAME)
+
+
+# ---------------------------------------------------------------- bringing it
+
+
+def _editor(shown: Experiment, content: bytes, name: str) -> None:
+    text = content.decode("utf-8", errors="replace") if kind_of(name).text else None
+    with st.form("own file", border=False):
+        left, right = st.columns([1.7, 1], gap="medium")
+        with left:
+            if text is None:
+                st.markdown(f"**{show.plain(name)}**: {kind_of(name).says}, {show.size(len(content))} kept.")
+                st.caption("To write code instead, begin anew below.")
+                typed = None
+            else:
+                typed = st.text_area("Your model", text, height=260, key=f"text {shown.model}", label_visibility="collapsed")
+        with right:
+            files = st.file_uploader(
+                "Or take files",
+                type=list(ENDINGS),
+                accept_multiple_files=True,
+                help="Several files are taken as one package.",
+                key=f"files {shown.model}",
+            )
+            pressed = st.form_submit_button("Show its graph", type="primary", icon=":material/play_arrow:")
+    if text is None:
+        st.button("Write code instead", on_click=begin, icon=":material/edit_note:")
+    _explanation()
+    if pressed:
+        _take(typed, name, [(file.name, file.getvalue()) for file in files])
+
+
+def _explanation() -> None:
+    with st.popover("What can be brought", icon=":material/help:"):
+        st.markdown(
+            "**Code**: a class derived from `nn.Module` is enough; its arguments and inputs are guessed and can be changed. To say it yourself, "
+            "define `model()` and `inputs()`, and `loss(outputs)` for training. Code runs in a process of its own.\n\n"
+            + "\n".join(f"- `.{kind.ending}`: {kind.says}" for kind in KINDS)
+        )
+
+
+def _take(typed: str | None, name: str, files: Sequence[tuple[str, bytes]]) -> None:
+    try:
+        if files:
+            content, name = _together(files)
+        elif typed is not None:
+            content, name = typed.encode(), _fitting(name, typed)
+        else:
+            return
+        _keep(content, name)
+    except FxscopeError as error:
+        show.problem(show.as_problem(error))
+        return
+    st.rerun()
+
+
+def _together(files: Sequence[tuple[str, bytes]]) -> tuple[bytes, str]:
+    """Several files as one archive.
+
+    Raises:
+        SourceError: together they are too large.
+    """
+    if len(files) == 1:
+        return files[0][1], files[0][0]
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in dict(files).items():
+            archive.writestr(name.replace("\\", "/").rpartition("/")[2], kept_part(name, content))
+    if made.tell() > BINARY_LIMIT:
+        raise SourceError(f"the files have {show.size(made.tell())} together", where="files", help="Leave out weights.")
+    return made.getvalue(), "files.zip"
+
+
+def _fitting(name: str, text: str) -> str:
+    """A name with the ending that the text asks for: JSON typed over the Python example is a configuration."""
+    looks_like_json = text.lstrip().startswith("{")
+    if looks_like_json and name.endswith(".py"):
+        return "config.json"
+    return FILE_NAME if name.endswith(".json") and not looks_like_json else name
+
+
+def _keep(content: bytes, name: str) -> None:
+    digest = jobs.client.default_client().keep_source(content, name)
+    mode = state.current().mode
+    serves = name.endswith((".json", ".zip"))
+    state.change(model=f"source/{digest}", mode=mode if serves or mode in PLAIN_MODES else MODES[0], options=(), pipeline=())
+
+
+# ---------------------------------------------------------------- how it is built and called
+
+
+def _form(entry: EntryRecord, shown: Experiment) -> None:
+    """The class, the arguments of its constructor and the inputs of forward, in words."""
+    st.markdown("**How it is built and called**")
+    if len(entry.classes) > 1 or (entry.classes and not entry.chosen):
+        own = () if entry.chosen and not _has_function(entry) else ("",)
+        widget(f"class {shown.model}", entry.chosen)
+        st.selectbox(
+            "Class", [*own, *entry.classes], format_func=lambda name: name or f"{entry.builder}()", key=f"class {shown.model}",
+            on_change=_take_class, args=(f"class {shown.model}",),
+        )  # fmt: skip
+    with st.form("entry", border=False):
+        _fields(f"Arguments of `{entry.builder}`", entry.arguments, shown, "args")
+        _fields("Inputs of `forward`", entry.inputs, shown, "inputs")
+        if entry.arguments or entry.inputs:
+            st.form_submit_button("Build and call it so", icon=":material/build:", on_click=_take_entry, args=(entry, shown.model))
+    if entry.inputs:
+        st.caption(
+            "A tensor is written as its dtype and sizes: `float32[2,64]`, `int64[2,16]<1000` for whole numbers below 1000, `bool[2,16]`."
+        )
+
+
+def _has_function(entry: EntryRecord) -> bool:
+    return entry.builder not in entry.classes
+
+
+def _fields(title: str, fields: Sequence[ArgumentRecord], shown: Experiment, word: str) -> None:
+    if not fields:
+        return
+    st.caption(title)
+    for row in range(0, len(fields), 4):
+        for column, one in zip(st.columns(4), fields[row : row + 4], strict=False):
+            key = _key(shown.model, word, one.name)
+            widget(key, one.value)
+            column.text_input(show.plain(one.name), key=key, placeholder=one.default or HOW[one.how], help=HOW[one.how] or None)
+
+
+def _key(model: str, word: str, name: str) -> str:
+    return f"{word} {name} {model}"
+
+
+def _take_class(key: str) -> None:
+    kept = [(name, text) for name, text in state.current().options if name not in ("class", "args", "inputs")]
+    chosen = st.session_state[key]
+    state.change(options=tuple(sorted([*kept, *([("class", chosen)] if chosen else [])])), pipeline=())
+
+
+def _take_entry(entry: EntryRecord, model: str) -> None:
+    """Writes the form's words into the address; what is as it was guessed is written too, so that a guess never changes a link."""
+    options = {name: text for name, text in state.current().options if name not in ("args", "inputs")}
+    for word, fields in (("args", entry.arguments), ("inputs", entry.inputs)):
+        typed = [(one.name, str(st.session_state[_key(model, word, one.name)]).strip()) for one in fields]
+        text = ", ".join(f"{name}={value}" for name, value in typed if value)
+        if text:
+            options[word] = text
+    state.change(options=tuple(sorted(options.items())), pipeline=())
