@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -29,7 +31,7 @@ class WorkerProcess:
     """One `python -m jobs.worker`, in a process group of its own so that killing it kills its children.
 
     Args:
-        scratch: the folder it runs in.
+        scratch: where it gets a folder of its own to run in, which goes with it.
         version: the code's version at its start.
     """
 
@@ -38,13 +40,14 @@ class WorkerProcess:
         self._files: set[str] = set()
         self.tasks = 0
         scratch.mkdir(parents=True, exist_ok=True)
+        self._folder = tempfile.mkdtemp(dir=scratch)
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "jobs.worker"],  # -P: a file in the scratch folder must not shadow a module
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            cwd=scratch,
+            cwd=self._folder,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "FXSCOPE_PARENT": str(os.getpid())},
             start_new_session=True,
         )
@@ -96,6 +99,7 @@ class WorkerProcess:
         self._process.wait()
         with contextlib.suppress(OSError):
             cast(BinaryIO, self._process.stdin).close()
+        shutil.rmtree(self._folder, ignore_errors=True)
         self._frames.put(None)
 
     def ending(self) -> Problem:

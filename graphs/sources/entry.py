@@ -171,7 +171,9 @@ def _build(builder: Callable[..., Any], scope: Scope, arguments: Sequence[Argume
     missing = [one.name for one in arguments if one.how == "missing"]
     if missing:
         what = f"{_title(builder)} needs {', '.join(f'`{name}`' for name in missing)}, which cannot be guessed"
-        raise SourceError(what, where=scope.shown, help="Fill in the form: args=name=value; or define model() that calls it.")
+        raise SourceError(
+            what, where=scope.shown, help=f"Fill it in: in the form, or as args={missing[0]}=…; or define model() that calls it."
+        )
     text = ", ".join(f"{one.name}={one.value}" for one in arguments if one.value)
 
     def build() -> nn.Module:

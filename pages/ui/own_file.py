@@ -66,12 +66,21 @@ def panel(shown: Experiment) -> None:
     if not shown.model.startswith("source/"):
         return
     content, name = _kept(shown)
-    with st.expander(f"Your model: {show.plain(name)}", expanded=True, icon=":material/edit:"):
+    asked = Explore(shown.prefix(0).words)
+    found = work.quietly(Inspect(asked.words), InspectResult) if work.was_answered(asked) else None
+    entry = found.entry if found else None
+    title = f"Your model: {show.plain(name)}" + (f" · {show.plain(in_words(entry))}" if entry else "")
+    # Once there is a graph, it comes first; what is edited stays one click away.
+    with st.expander(title, expanded=not work.is_kept(asked) or content == STARTER.encode(), icon=":material/edit:"):
         _editor(shown, content, name)
-        if work.was_answered(Explore(shown.prefix(0).words)):
-            found = work.quietly(Inspect(shown.prefix(0).words), InspectResult)
-            if found and found.entry:
-                _form(found.entry, shown)
+        if entry:
+            _form(entry, shown)
+
+
+def in_words(entry: EntryRecord) -> str:
+    """`GPT(config=GPTConfig()) called with idx=int64[2,16]<32`."""
+    values, given = (", ".join(f"{one.name}={one.value}" for one in fields if one.value) for fields in (entry.arguments, entry.inputs))
+    return f"{entry.builder}({values})" + (f" called with {given}" if given else "")
 
 
 def _kept(shown: Experiment) -> tuple[bytes, str]:
@@ -91,7 +100,7 @@ def _editor(shown: Experiment, content: bytes, name: str) -> None:
                 st.caption("To write code instead, begin anew below.")
                 typed = None
             else:
-                typed = st.text_area("Your model", text, height=260, key=f"text {shown.model}", label_visibility="collapsed")
+                typed = st.text_area("Your model", text, height=220, key=f"text {shown.model}", label_visibility="collapsed")
         with right:
             files = st.file_uploader(
                 "Or take files",
@@ -173,7 +182,7 @@ def _form(entry: EntryRecord, shown: Experiment) -> None:
     if len(entry.classes) > 1 or (entry.classes and not entry.chosen):
         own = () if entry.chosen and not _has_function(entry) else ("",)
         widget(f"class {shown.model}", entry.chosen)
-        st.selectbox(
+        st.columns(4)[0].selectbox(
             "Class", [*own, *entry.classes], format_func=lambda name: name or f"{entry.builder}()", key=f"class {shown.model}",
             on_change=_take_class, args=(f"class {shown.model}",),
         )  # fmt: skip

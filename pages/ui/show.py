@@ -26,7 +26,7 @@ KIND_TITLES = {
 }
 
 # Streamlit leaves 6 rem above a page and 5 beside it: room that a graph can use.
-SPACING = "<style>.stMainBlockContainer {padding: 2.2rem 2rem 3rem;} .stSidebar [data-testid='stSidebarHeader'] {height: 2.5rem;}</style>"
+SPACING = "<style>.stMainBlockContainer {padding: 2.2rem 2rem 3rem;} .stSidebar [data-testid='stSidebarHeader'] {height: 2.5rem;} .stForm textarea, .stForm input {font-family: var(--st-code-font, monospace); font-size: 0.82rem;}</style>"
 
 
 class VerdictWords(NamedTuple):
@@ -167,11 +167,17 @@ def sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?", "…", ":")) else ".")
 
 
+class NothingYetError(Exception):
+    """There is nothing to show below this line, and the reader knows why."""
+
+
 @contextmanager
 def problems() -> Iterator[None]:
     """A page's edge: errors of ours end in a problem box."""
     try:
         yield
+    except NothingYetError:  # unlike st.stop, this lets what stands around it finish its own part
+        pass
     except FxscopeError as error:
         problem(as_problem(error))
 

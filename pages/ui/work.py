@@ -27,7 +27,7 @@ def catalogue() -> CatalogueResult:
 
 
 def answer(request: Request, slot: str, kind: type[R]) -> R:
-    """The job's result, or the last good one of this slot while there is none. Stops the page if there is neither.
+    """The job's result, or the last good one of this slot while there is none. Ends the page's part if there is neither.
 
     Args:
         slot: names the place on the page whose last result may stand in.
@@ -120,11 +120,11 @@ def _watch(job_id: str, slot: str) -> None:
 def _last_good(slot: str, kind: type[R]) -> R:
     good = st.session_state.get(f"good {slot}")
     if not good:
-        st.stop()
+        raise show.NothingYetError
     try:
         result = cast(R, jobs.client.default_client().result(good))
-    except FxscopeError:  # forgotten since: nothing to fall back on
-        st.stop()
+    except FxscopeError as error:  # forgotten since: nothing to fall back on
+        raise show.NothingYetError from error
     st.caption("Below: the last result that worked.")
     return result
 

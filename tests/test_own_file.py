@@ -1,0 +1,152 @@
+"""The reader's own model on the page: code, files, and the form for what builds and calls it."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from urllib.parse import parse_qs
+
+import pytest
+import torch
+from streamlit.testing.v1 import AppTest
+
+import jobs.client
+from graphs.errors import SourceError
+from jobs.client import Client
+from jobs.experiment import parse
+from jobs.process import WorkerProcess
+from pages.ui import own_file
+from tests.test_archives import Payload, bundle, saved, tensors, weights_of_llama
+from tests.test_entries import GPT, ODD, PACKAGE, packed
+from tests.test_pages import opened, settle, texts, words
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    made = Client(tmp_path_factory.mktemp("data"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def _default_client(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs.client, "_default", client)
+
+
+def address(client: Client, content: bytes, name: str, more: str = "") -> str:
+    return f"model=source/{client.keep_source(content, name)}{more}"
+
+
+def press(app: AppTest, label: str) -> None:
+    next(button for button in app.button if button.label == label).click()
+    settle(app)
+
+
+def title(app: AppTest) -> str:
+    return next(expander.label for expander in app.expander if expander.label.startswith("Your model")).replace("\\", "")
+
+
+def test_a_class_is_enough_and_the_guess_is_said(client: Client) -> None:
+    app = opened(address(client, GPT.encode(), "gpt.py"))
+    assert not app.error
+    assert title(app) == "Your model: gpt.py · GPT(config=GPTConfig()) called with idx=int64[2,16]<32"
+    assert [metric for metric in app.metric if metric.label.startswith("Launches")]
+    assert "Guessed, and to be changed in the form" in texts(app).replace("\\", "")
+
+
+def test_the_form_writes_words_and_the_words_build_the_model(client: Client) -> None:
+    app = opened(address(client, GPT.encode(), "gpt.py"))
+    before = {metric.label: metric.value for metric in app.metric}
+    field = next(one for one in app.text_input if one.label == "config")
+    field.set_value("GPTConfig(layers=4)")
+    press(app, "Build and call it so")
+    assert not app.error
+    asked = dict(parse(words(app)).options)
+    assert asked == {"args": "config=GPTConfig(layers=4)", "inputs": "idx=int64[2,16]<32"}
+    assert {metric.label: metric.value for metric in app.metric} != before
+    again = opened(words(app))
+    assert title(again) == title(app)
+
+
+def test_another_class_is_chosen_in_the_form(client: Client) -> None:
+    app = opened(address(client, GPT.encode(), "gpt.py"))
+    next(one for one in app.selectbox if one.label == "Class").set_value("Block")
+    settle(app)
+    assert not app.error
+    assert dict(parse(words(app)).options) == {"class": "Block"}
+    assert "Block(" in title(app)
+
+
+def test_what_is_missing_is_asked_for_beside_the_error(client: Client) -> None:
+    app = opened(address(client, ODD.encode(), "odd.py"))
+    assert "needs `act`" in app.error[0].value
+    field = next(one for one in app.text_input if one.label == "act")
+    assert field.placeholder == "needed"
+    field.set_value("nn.ReLU()")
+    press(app, "Build and call it so")
+    assert not app.error
+    assert "act=nn.ReLU()" in title(app)
+
+
+def test_wrong_words_in_the_form_are_explained_and_stay(client: Client) -> None:
+    app = opened(address(client, ODD.encode(), "odd.py", "&args=act%3Dnn.ReLU()"))
+    assert not app.error
+    before = [metric.value for metric in app.metric]
+    next(one for one in app.text_input if one.label == "x").set_value("float33[2,64]")
+    press(app, "Build and call it so")
+    assert "float33" in app.error[0].value
+    assert [metric.value for metric in app.metric] == before
+    assert "float33" in parse_qs(words(app))["inputs"][0]
+
+
+@pytest.mark.parametrize("name", ["net.zip", "w.pth", "w.safetensors", "llama.zip"])
+def test_each_kind_of_file_shows_a_graph_or_what_there_is(client: Client, name: str) -> None:
+    content = {
+        "net.zip": packed(PACKAGE),
+        "w.pth": saved({"a.weight": torch.zeros(3, 4)}),
+        "w.safetensors": tensors(h__0__weight=(512, 256)),
+        "llama.zip": bundle(weights_of_llama()),
+    }[name]
+    app = opened(address(client, content, name))
+    assert not app.error
+    nodes = next(metric.value for metric in app.metric if metric.label.startswith("Nodes"))
+    assert int(nodes.replace(",", "")) >= 1
+    if name.startswith("w."):
+        assert "no graph in it" in app.warning[0].value
+    assert title(app).startswith(f"Your model: {name}")
+
+
+def test_a_pickle_with_other_objects_is_explained(client: Client, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    app = opened(address(client, saved(Payload(mark)), "w.pt"))
+    assert "more than tensors" in app.error[0].value
+    assert "could run code" in app.error[0].value
+    assert not mark.exists()
+
+
+def test_write_code_instead_of_a_file(client: Client) -> None:
+    app = opened(address(client, saved({"a": torch.zeros(3)}), "w.pth"))
+    press(app, "Write code instead")
+    assert app.text_area[0].value == own_file.STARTER
+
+
+def test_several_files_are_one_archive() -> None:
+    content, name = own_file._together([("config.json", b"{}"), ("a/model.safetensors", tensors(w=(999, 99)))])
+    assert name == "files.zip"
+    with zipfile.ZipFile(BytesIO(content)) as archive:
+        assert archive.namelist() == ["config.json", "model.safetensors"]
+        assert len(archive.read("model.safetensors")) < 200  # the values stay behind
+    assert own_file._together([("net.py", b"x")]) == (b"x", "net.py")
+    with pytest.raises(SourceError, match="cannot be opened"):
+        own_file._together([("a.py", b""), ("b.exe", b"")])
+
+
+def test_a_worker_s_folder_goes_with_it(tmp_path: Path) -> None:
+    worker = WorkerProcess(tmp_path, "v")
+    inside = list(tmp_path.iterdir())
+    assert len(inside) == 1
+    (inside[0] / "left.txt").write_text("x")
+    worker.kill()
+    assert not list(tmp_path.iterdir())
