@@ -25,6 +25,7 @@ from pages.ui import show
 WORDS = "words"
 LOOK = "look"  # how the graph was looked at: part of a link, not of the experiment
 LOOK_LIMIT = 20_000
+WITH = "with"  # the words of the experiment that another page compares with: part of a link, not of the experiment
 FIRST_CHOICE = "zoo/mlp"
 
 
@@ -48,7 +49,7 @@ class Look(msgspec.Struct, omit_defaults=True):
 
 def experiment(catalogue: CatalogueResult) -> Experiment:
     """What the URL asks for. Wrong words are explained at the top of the page, and the last right ones hold."""
-    given = [(key, value) for key in st.query_params if key != LOOK for value in st.query_params.get_all(key)]
+    given = [(key, value) for key in st.query_params if key not in (LOOK, WITH) for value in st.query_params.get_all(key)]
     if not given:
         return _keep(_last(catalogue), write=True)
     try:
@@ -70,6 +71,30 @@ def current() -> Experiment:
 def change(**fields: Any) -> None:
     """Asks for another experiment: writes it into the URL. For callbacks; the rerun that follows shows it."""
     _keep(msgspec.structs.replace(current(), **fields), write=True)
+
+
+def kept(catalogue: CatalogueResult) -> Experiment | None:
+    """The experiment that is kept to be compared with; None where there is none.
+
+    Raises:
+        RequestError: the address names one that is not there.
+    """
+    words = st.query_params.get(WITH) or st.session_state.get(WITH, "")
+    if not words:
+        return None
+    found = parse(words)
+    check(found, catalogue)
+    keep(words)
+    return found.prefix(0)
+
+
+def keep(words: str) -> None:
+    """Keeps an experiment to compare with; empty words keep none. For callbacks too."""
+    st.session_state[WITH] = words
+    if words:
+        st.query_params[WITH] = words
+    else:
+        st.query_params.pop(WITH, None)
 
 
 def look() -> dict[str, Any]:
@@ -107,7 +132,8 @@ def widget(key: str, value: str | int) -> None:
 def _keep(chosen: Experiment, write: bool) -> Experiment:
     st.session_state[WORDS] = chosen.words
     if write:
-        st.query_params.from_dict(dict(parse_qsl(chosen.words, keep_blank_values=True)))
+        beside = {WITH: st.query_params[WITH]} if st.query_params.get(WITH) else {}
+        st.query_params.from_dict(dict(parse_qsl(chosen.words, keep_blank_values=True)) | beside)
     return chosen
 
 
