@@ -22,6 +22,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
+from graphs.building import refuse_meta, shapes_only
+from graphs.dtypes import refuse_mixed_dtypes
 from graphs.errors import CaptureError, FxscopeError
 from graphs.names import rename_in_order
 from graphs.one_run import OneRun, assert_guards
@@ -127,7 +129,7 @@ def _shortened(source: ModelSource, model: nn.Module, args: Arguments, runs: lis
     if mode is None:
         confirm(model, args, runs)
         return
-    with mode:
+    with shapes_only(mode):
         spare = source.build().train(model.training)
     confirm(spare, args, runs)
     shorten(model, runs)
@@ -153,6 +155,7 @@ def _drawn(source: ModelSource, model: nn.Module, args: Arguments, mode: str, op
     for parameter in wrapper.parameters():
         parameter.requires_grad_(mode == "training" and parameter.is_floating_point())
     joint, exported = traced(wrapper, args, source, mode, options, how)
+    refuse_mixed_dtypes(joint)
     make_concrete(joint)
     names = input_names(args)
     inputs = [_input_spec(node, names) for node in joint.graph.nodes if node.op == "placeholder"]
@@ -267,6 +270,7 @@ def _tensor_maker(source: ModelSource, drawn: _Drawn) -> Callable[[int], Mapping
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model, args = source.build(), source.inputs()
+            refuse_meta(model, args)
             found: dict[tuple[str, str], Tensor] = {
                 ("input", name): value if isinstance(value, Tensor) else torch.tensor(value)
                 for name, value in zip(input_names(args), pytree.tree_leaves(args), strict=True)

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from graphs.capture import REAL, Capture, capture, input_names
+from graphs.collapse import fitting
 from graphs.eager import run_graph
 from graphs.errors import CaptureError, FxscopeError, SourceError
 from graphs.module_tree import module_tree, tensor_tree
@@ -91,8 +92,10 @@ def graph_only(standing: Standing, wish: str) -> Program:
 
 def _standing(found: Capture, how: str, refused: list[str]) -> Standing:
     rung = RUNGS.index(how) + 1
-    report = msgspec.structs.replace(found.report, rung=rung, meaning=MEANINGS[how], refused=tuple(refused))
-    return Standing(snapshot(found.program), report, found.program)
+    graph, says = fitting(snapshot(found.program))
+    notes = (*found.report.notes, *([says] if says else []))
+    report = msgspec.structs.replace(found.report, rung=rung, meaning=MEANINGS[how], refused=tuple(refused), notes=notes, runs=not says)
+    return Standing(graph, report, None if says else found.program)
 
 
 def _low(source: ModelSource, mode: str, device: str, refused: list[str], start: float) -> Standing:
@@ -158,5 +161,7 @@ def _count(shape: tuple[int | str, ...] | None) -> int:
 
 def _still(graph: GraphSnapshot, kind: str, says: str, parameters: int) -> Standing:
     method = {"tensors": "reading the names and shapes of tensors", "picture": "reading a drawn graph"}[kind]
-    report = CaptureReport(method, len(graph.nodes), parameters, 0.0, 0.0, 0.0, (), (says,), 6, MEANINGS[kind], runs=False)
+    graph, large = fitting(graph)
+    notes = (says, large) if large else (says,)
+    report = CaptureReport(method, len(graph.nodes), parameters, 0.0, 0.0, 0.0, (), notes, 6, MEANINGS[kind], runs=False)
     return Standing(graph, report)

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._functorch.aot_autograd import aot_export_joint_with_descriptors
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
+from graphs import building
+from graphs.building import Built
 from graphs.errors import CaptureError, FxscopeError
 from graphs.one_run import OneRun
 from graphs.options import CaptureOptions
@@ -43,7 +44,10 @@ class _Loss(nn.Module):
     def forward(self, outputs: Any) -> Tensor:
         if self.function is not None:
             return _one_number(self.function(outputs))
-        first = next(value for value in tensors_in(outputs) if value.is_floating_point())
+        first = next((value for value in tensors_in(outputs) if value.is_floating_point()), None)
+        if first is None:
+            help = "Return one, or define loss(outputs)."
+            raise CaptureError("the model returns no floating-point tensor to take a loss of", where="loss", help=help)
         return first.square().mean()
 
 
@@ -83,23 +87,9 @@ def _called(model: nn.Module, names: tuple[str, ...], values: tuple[Any, ...]) -
     return model(**dict(zip(names, values, strict=True))) if names else model(*values)
 
 
-def built(source: ModelSource, device: str, real: bool = False) -> tuple[nn.Module, Arguments, tuple[str, ...]]:
-    """Model and inputs under fake tensors; built for real where that is asked for, or where the model does not allow fake ones (it
-    calls `.half()`, reads a file …). The last is what to say about it."""
-    refused: tuple[str, ...] = ()
-    try:
-        if not real:
-            with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device):
-                return source.build(), source.inputs(), ()
-    except Exception as error:
-        refused = (f"built for real, since under fake tensors: {type(error).__name__}: {str(error)[:200]}",)
-    try:
-        model, args = source.build().to(device), source.inputs()
-    except FxscopeError:
-        raise
-    except Exception as error:
-        raise explained(error, source) from error
-    return model, pytree.tree_map_only(Tensor, lambda value: value.to(device), args), refused
+def built(source: ModelSource, device: str, real: bool = False) -> Built:
+    """Model and inputs, on shapes alone where that is possible; see `graphs.building`."""
+    return building.built(source, device, explained, real)
 
 
 def traced(

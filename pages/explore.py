@@ -49,7 +49,8 @@ def graph_and_table(graph: GraphSnapshot, report: CaptureReport) -> None:
     with lines:
         nodes.lines(graph, "explore lines", take_line)
     with memory:
-        st.plotly_chart(charts.memory(graph), key="memory", config={"displaylogo": False})
+        if graph.totals.nodes == len(graph.nodes):
+            st.plotly_chart(charts.memory(graph), key="memory", config={"displaylogo": False})
         st.caption("Counted from the lifetimes of tensors, in the order of execution; parameters, buffers and inputs are not included.")
     with capture:
         captured(report)

@@ -88,10 +88,17 @@ def test_a_wrong_file_is_told_with_its_place_and_a_way_out(name: str, text: str,
     assert caught.value.help
 
 
-def test_too_many_nodes_are_told_with_the_limit() -> None:
-    many = {"graphs": [{"nodes": [{"id": str(at), "label": "x"} for at in range(100_001)]}]}
-    with pytest.raises(FxscopeError, match="100,001 nodes, and 100,000 are the limit"):
-        opened("g.json", json.dumps(many).encode(), {}, "inference")
+def test_too_many_nodes_are_shown_collapsed_with_the_limit() -> None:
+    nodes: list[dict[str, object]] = [{"id": "x", "label": "input"}]
+    for at in range(100_500):
+        edge = [{"sourceNodeId": str(at - 1) if at else "x"}]
+        nodes.append({"id": str(at), "label": "mul", "namespace": f"layers/{at // 100}", "incomingEdges": edge})
+    found = climb(opened("g.json", json.dumps({"graphs": [{"nodes": nodes}]}).encode(), {}, "inference"), "inference", "cpu")
+    assert "100,501 nodes, more than the 100,000" in found.report.notes[1]
+    assert len(found.graph.nodes) == 1006
+    assert found.graph.totals.nodes == 100_501
+    assert found.graph.nodes[1].target == "100 nodes"
+    assert found.graph.nodes[2].inputs == (found.graph.nodes[1].name,)
 
 
 @pytest.mark.parametrize(("options", "mode", "what"), [({"seq": "3"}, "inference", "no option `seq`"), ({}, "decode", "has no decode")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from graphs.record import Cost, GraphSnapshot, NodeRecord
 from graphs.snapshot import totals
 from graphs.sources.base import Picture
 
-NODES_LIMIT = 100_000
+NODES_LIMIT = 1_000_000  # above which a file is refused; far fewer are drawn one by one
 
 
 def is_drawn_graph(found: Any) -> bool:
@@ -77,10 +78,10 @@ def _in_order(reads: dict[str, list[str]]) -> list[str]:
             if source not in users:
                 raise ValueError(f"{key} reads {source}, which is not there")
             users[source].append(key)
-    ready = [key for key, count in waiting.items() if not count]
+    ready = deque(key for key, count in waiting.items() if not count)
     done: list[str] = []
     while ready:
-        key = ready.pop(0)
+        key = ready.popleft()
         done.append(key)
         for user in users[key]:
             waiting[user] -= 1

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
+from graphs.building import shapes_only
 from graphs.errors import FxscopeError, RequestError, SourceError
 from graphs.record import ArgumentRecord, EntryRecord
 from graphs.sources import guess
@@ -214,7 +214,7 @@ def _inputs(build: Callable[[], nn.Module], scope: Scope, text: str) -> tuple[di
     """Words of every input, where each comes from, and why guessed ones do not run."""
     given = parse_inputs(text)
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
+        with shapes_only():
             model = build()
     except FxscopeError:
         model = build()  # not all models can be built on shapes alone

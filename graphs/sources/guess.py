@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
+from graphs.building import shapes_only
 from graphs.sources.arguments import TensorWords, made
 
 # What a name of a constructor's argument suggests; the first word that it contains decides.
@@ -99,7 +99,7 @@ def _by_likelihood(choices: list[list[Any]]) -> Iterator[tuple[Any, ...]]:
 def _trial(words: Mapping[str, Any], call: Callable[[dict[str, Any]], Any]) -> str:
     """Why the model does not run with these; empty where it does. A decision on a value is no fault of the shapes."""
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        with shapes_only(), torch.no_grad():
             call({name: made(value) for name, value in words.items()})
     except Exception as error:
         name = type(error).__name__

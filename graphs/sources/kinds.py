@@ -27,7 +27,8 @@ class Kind:
 
     @property
     def limit_bytes(self) -> int:
-        return TEXT_LIMIT if self.text else BINARY_LIMIT
+        """Code is never large; a saved graph may be."""
+        return TEXT_LIMIT if self.ending == "py" else BINARY_LIMIT
 
 
 KINDS = (

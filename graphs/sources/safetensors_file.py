@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
+from graphs.building import shapes_only
 from graphs.errors import SourceError
 from graphs.sources.base import ModelSource, TensorTree
 from graphs.sources.hugging_face import config_source
@@ -50,7 +50,7 @@ def with_config(config: str, weights: Mapping[str, bytes], name: str, options: M
 
 def _compared(build: Callable[[], nn.Module], held: Shapes, name: str) -> str:
     """How the file's tensors fit the model's."""
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with shapes_only():
         own = {key: tuple(value.shape) for key, value in build().state_dict().items()}
     fitting = [key for key, (shape, _) in held.items() if own.get(_alias(key, own)) == shape]
     wrong = next((key for key, (shape, _) in held.items() if _alias(key, own) in own and own[_alias(key, own)] != shape), None)

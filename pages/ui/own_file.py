@@ -18,6 +18,7 @@ from pages.ui import show, state, work
 from pages.ui.state import widget
 
 FILE_NAME = "model.py"
+EDITED_LIMIT = 300_000  # bytes; more would travel at every keystroke
 STARTER = """\
 import torch
 from torch import nn
@@ -91,7 +92,7 @@ def _kept(shown: Experiment) -> tuple[bytes, str]:
 
 
 def _editor(shown: Experiment, content: bytes, name: str) -> None:
-    text = content.decode("utf-8", errors="replace") if kind_of(name).text else None
+    text = content.decode("utf-8", errors="replace") if kind_of(name).text and len(content) <= EDITED_LIMIT else None
     with st.form("own file", border=False):
         left, right = st.columns([1.7, 1], gap="medium")
         with left:
