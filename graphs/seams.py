@@ -120,6 +120,7 @@ def _best_run(source: ModelSource, mode: str, device: str, options: CaptureOptio
 
 def _ran(source: ModelSource, mode: str, device: str, options: CaptureOptions, seen: _Seen, real: bool) -> bool:
     """One run under Dynamo; returns whether it was on shapes only."""
+    torch.manual_seed(0)  # the same model again takes the same branches
     model, args, _ = built(source, device, real=real)
     names, values = (tuple(args), tuple(args.values())) if isinstance(args, dict) else ((), args)
     context: Any = torch._dynamo.optimize(seen.compile, guard_export_fn=seen.count_guards, isolate_recompiles=True)

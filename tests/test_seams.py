@@ -12,8 +12,9 @@ import numpy
 import pytest
 import torch
 from torch import nn
-from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list
+from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list, _get_total_cache_entry_count
 from torch._dynamo import convert_frame, pgo, utils
+from torch._dynamo.guards import DeletedGuardManagerWrapper
 
 import graphs.seams
 from graphs.errors import CaptureError
@@ -237,6 +238,12 @@ def dynamo_state() -> dict[str, Any]:
     }
 
 
+def compiled_of(model: nn.Module) -> list[Any]:
+    """What hangs on a model's forward and is still valid."""
+    entries = _debug_get_cache_entry_list(type(model).forward.__code__)
+    return [entry for entry in entries if not isinstance(entry.guard_manager, DeletedGuardManagerWrapper)]
+
+
 def scaled(x: torch.Tensor) -> torch.Tensor:
     return (x * 2).relu()
 
@@ -279,11 +286,19 @@ def test_a_function_compiled_before_is_cut_again_and_keeps_its_own_graphs() -> N
     mine(x)
     counted = {key: dict(value) for key, value in utils.counters.items()}
     kept = ModelSource("kept", lambda: model, lambda: (x,), None, ("net.py",))
+    entries = len(compiled_of(model))
     for _ in range(2):
         assert "`print` is called" in the_seam(find_seams(kept, "training", "cpu")).reason
+    assert len(compiled_of(model)) == entries > 0
     mine(x)
     assert {key: dict(value) for key, value in utils.counters.items()} == counted
     torch._dynamo.reset()
+
+
+def test_a_function_that_was_given_up_is_looked_at_again() -> None:
+    model = source_of("for i in range(3):\n    x = self.a(x)\n    print(i)\nreturn x").build()
+    kept = ModelSource("kept", lambda: model, lambda: (torch.ones(4, 8),), None, ("net.py",))
+    assert [the_seam(find_seams(kept, "inference", "cpu")).whole for _ in range(2)] == [True, True]
 
 
 @pytest.mark.parametrize("mode", ["inference", "training"])
@@ -299,6 +314,7 @@ def test_a_model_that_is_handed_out_again_is_as_it_was(mode: str) -> None:
     assert [module.training for module in model.modules()] == [module is model.norm for module in model.modules()]
     assert {name: set(vars(value)) for name, value in model.named_parameters()} == marks
     assert all(parameter.grad is None for parameter in model.parameters())
+    assert _get_total_cache_entry_count(type(model).forward.__code__) == 0
 
 
 # ---------------------------------------------------------------- places in the captured graph
