@@ -148,7 +148,7 @@ class Seam(msgspec.Struct, frozen=True):
         reason: one sentence; way_out: what to do about it, where there is something.
         torch_says: torch's own explanation, shortened.
         source: the user's line; function: what it is in.
-        whole: Dynamo could not even cut there, and runs the whole function as plain Python.
+        whole: Dynamo could not even cut there; what is left of the function runs as plain Python, and `function` is that one.
         times: how often Dynamo met it while it compiled.
         node: the first node of the captured graph that comes after it; empty where that cannot be told.
     """

@@ -77,7 +77,8 @@ class _Seen:
             function = _plain_name(stack[-1].name if stack else code.co_name)
             self.breaks[id(error)] = _Break(message, frames or [(code.co_filename, code.co_firstlineno, "")], function)
             self.kept.append(error)
-        self.breaks[id(error)].whole |= whole
+        if whole:  # what Dynamo gives up is the frame that it was at, not the function called from there
+            self.breaks[id(error)].whole, self.breaks[id(error)].function = True, _plain_name(code.co_qualname)
 
 
 def find_seams(source: ModelSource, mode: str, device: str, options: CaptureOptions = PLAIN, limit_s: float = LIMIT_S) -> SeamReport:
@@ -193,8 +194,9 @@ def _seams(found: _Seen, source: ModelSource) -> tuple[Seam, ...]:
         words = words_of(one.message, place.text)
         key = (words.reason, place.file, place.line)
         before = seams.get(key)
-        times, whole = (before.times + 1, before.whole or one.whole) if before else (1, one.whole)
-        seams[key] = Seam(words.reason, words.way_out, words.torch_says, place, one.function, whole, times)
+        worst = before if before and before.whole else one
+        times = before.times + 1 if before else 1
+        seams[key] = Seam(words.reason, words.way_out, words.torch_says, place, worst.function, worst.whole, times)
     return tuple(seams.values())
 
 
@@ -221,7 +223,5 @@ def _ended_early(error: Exception, source: ModelSource) -> str:
 
 
 def _plain_name(name: str) -> str:
-    """Dynamo names what comes after a break `torch_dynamo_resume_in_forward_at_12`."""
-    return (
-        name.removeprefix("torch_dynamo_resume_in_").rpartition("_at_")[0] or name if name.startswith("torch_dynamo_resume_in_") else name
-    )
+    """Dynamo names what comes after a break `torch_dynamo_resume_in_forward_at_12`: that is `forward` still."""
+    return re.sub(r"torch_dynamo_resume_in_(.+)_at_\d+$", r"\1", name)

@@ -79,7 +79,7 @@ def breaks_text(breaks: SeamReport) -> list[str]:
     head = f"torch.compile: {graphs:,} graph{'' if graphs == 1 else 's'}, {seams:,} seam{'' if seams == 1 else 's'}"
     rows = [("seam", "line", "then", "why")]
     for at, seam in enumerate(breaks.seams, 1):
-        reason = f"{seam.reason}; all of `{seam.function}` runs as plain Python" if seam.whole else seam.reason
+        reason = f"{seam.reason}; from there all of `{seam.function}` runs as plain Python" if seam.whole else seam.reason
         rows += [(str(at), _line(seam), seam.node, reason)]
         rows += [("", "", "", seam.way_out)] if seam.way_out else []
     return [head, *(table(rows) if breaks.seams else []), *breaks.notes]

@@ -152,7 +152,7 @@ def test_what_cannot_be_searched_is_explained_and_the_rest_of_the_page_stays(cli
 
 def test_words_of_a_seam_that_ends_a_function_and_has_no_node() -> None:
     seam = Seam("`print` is called", "", "No [rule](x)", Source("net.py", 3, "print(1)"), "forward", whole=True)
-    assert "the whole function `forward` runs as plain Python" in in_full(seam)
+    assert "from there all of `forward` runs as plain Python" in in_full(seam)
     assert "cannot be told" in in_full(seam)
     assert "[rule](x)" not in in_full(seam)
     assert frame([seam])["then"].tolist() == ["cannot be told"]

@@ -65,7 +65,7 @@ def summary(report: SeamReport) -> None:
         )
     how = "on shapes, without weights" if report.shapes_only else "with numbers, since Python asks for some"
     st.caption(
-        f"{show.plural(graphs, 'graph')}, {show.plural(sum(report.operators), 'operator')} in all (torch's own, before they become ATen), "
+        f"{show.plural(sum(report.operators), 'operator')} in graphs (torch's own, before they become ATen), "
         f"{show.plural(report.guards, 'guard')} to check. Found in {report.seconds:.1f} s {how}; the forward pass only."
     )
 
@@ -76,15 +76,15 @@ def table(report: SeamReport, key: str, choose: Callable[[str], None]) -> None:
         frame(report.seams),
         key=key,
         hide_index=True,
-        height=min(360, 40 + 35 * len(report.seams)),
+        height=min(360, 37 + 35 * len(report.seams)),
         selection_mode="single-row",
         on_select=lambda: _chosen(key, report.seams, choose),
         column_config={
-            "code": st.column_config.TextColumn(width="medium"),
-            "why": st.column_config.TextColumn(width="large"),
-            "way out": st.column_config.TextColumn(width="large"),
-            "then": st.column_config.TextColumn(help="The first node of the graph above that comes after the seam."),
-            "met": st.column_config.NumberColumn(help="How often Dynamo met it while it compiled."),
+            "line": st.column_config.TextColumn(width=110),
+            "code": st.column_config.TextColumn(width=200),
+            "why": st.column_config.TextColumn(width=390),
+            "then": st.column_config.TextColumn(width=110, help="The first node of the graph above that comes after the seam."),
+            "way out": st.column_config.TextColumn(width=230),
         },
     )
     rows = st.session_state.get(key, {}).get("selection", {}).get("rows", [])
@@ -100,16 +100,15 @@ def frame(seams: Sequence[Seam]) -> pd.DataFrame:
             "line": [f"{seam.source.file}:{seam.source.line}" if seam.source else "" for seam in seams],
             "code": [seam.source.text if seam.source else "" for seam in seams],
             "why": [reason(seam).replace("`", "") for seam in seams],
-            "way out": [seam.way_out for seam in seams],
             "then": [seam.node or UNKNOWN for seam in seams],
-            "met": [seam.times for seam in seams],
+            "way out": [seam.way_out for seam in seams],
         }
     )
 
 
 def reason(seam: Seam) -> str:
     """The reason, and how far it reaches."""
-    return f"{seam.reason}; the whole function `{seam.function}` runs as plain Python" if seam.whole else seam.reason
+    return f"{seam.reason}; from there all of `{seam.function}` runs as plain Python" if seam.whole else seam.reason
 
 
 def in_full(seam: Seam) -> str:
@@ -119,6 +118,10 @@ def in_full(seam: Seam) -> str:
         parts.append(f"Way out: {show.sentence(seam.way_out)}")
     if seam.torch_says:
         parts.append(f":gray[torch says: {show.sentence(seam.torch_says)}]")
+    if seam.whole:
+        parts.append(f"What else in `{seam.function}` would break shows when this is mended.")
+    if seam.times > 1:
+        parts.append(f"Dynamo met it {seam.times:,} times while it compiled.")
     if not seam.node:
         parts.append("Which node comes after it cannot be told from the lines of the captured graph.")
     return "  \n".join(parts)
@@ -127,10 +130,10 @@ def in_full(seam: Seam) -> str:
 def graphs(report: SeamReport) -> None:
     """The graphs of torch.compile, in the order in which it makes them."""
     shown = len(report.operators[:SHOWN_GRAPHS])
-    columns = {"graph": range(1, shown + 1), "operators": report.operators[:shown], "runs": report.runs[:shown]}
+    columns = {"graph": [*range(1, shown + 1)], "operators": [*report.operators[:shown]], "runs": [*report.runs[:shown]]}
     with st.expander(f"The {show.plural(len(report.operators), 'graph')}"):
         st.dataframe(
-            pd.DataFrame(columns), hide_index=True, width="content", height=min(360, 40 + 35 * shown),
+            pd.DataFrame(columns), hide_index=True, width="content", height=min(360, 37 + 35 * shown),
             column_config={"runs": st.column_config.NumberColumn(help="How often it ran in one forward pass.")},
         )  # fmt: skip
 
