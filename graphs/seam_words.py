@@ -132,7 +132,7 @@ def _explanation(rest: str) -> str:
     """The first paragraph of what torch explains, without addresses of memory."""
     text = rest.partition("Explanation:")[2] or rest
     text = re.split(r"\n\s*\n|\n\s*Hint:|\n\s*Developer debug context:", text)[0]
-    return _short(text)
+    return _short(text.replace("(reason: None)", "").replace("Message: None", ""))
 
 
 def _hint(rest: str) -> str:

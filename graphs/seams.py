@@ -7,6 +7,7 @@ In training it is the forward pass with gradients wanted: what `torch.compile(mo
 from __future__ import annotations
 
 import contextlib
+import gc
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -80,6 +81,12 @@ class _Seen:
         if whole:  # what Dynamo gives up is the frame that it was at, not the function called from there
             self.breaks[id(error)].whole, self.breaks[id(error)].function = True, _plain_name(code.co_qualname)
 
+    def let_go(self) -> None:
+        """Exceptions hold frames, and those the model with its weights."""
+        for error in self.kept:
+            error.__traceback__ = error.__context__ = None
+        self.kept.clear()
+
 
 def find_seams(source: ModelSource, mode: str, device: str, options: CaptureOptions = PLAIN, limit_s: float = LIMIT_S) -> SeamReport:
     """The graphs that torch.compile would make of a model, and the seams between them.
@@ -95,6 +102,9 @@ def find_seams(source: ModelSource, mode: str, device: str, options: CaptureOpti
     except TimeUp as error:
         what = f"TorchDynamo had not finished after {limit_s:g} s"
         raise CaptureError(what, help="Take fewer layers, or a shorter loop: Dynamo follows every turn of a loop.") from error
+    found.let_go()
+    if not shapes_only:
+        gc.collect()  # its weights
     seconds = time.perf_counter() - start
     return SeamReport(_seams(found, source), tuple(found.operators), tuple(found.runs), found.guards, seconds, shapes_only, notes)
 
@@ -109,6 +119,7 @@ def _best_run(source: ModelSource, mode: str, device: str, options: CaptureOptio
     except Exception as error:
         if held_bytes(source, device) > WEIGHTS_LIMIT:
             return seen, True, (_ended_early(error, source),)
+        seen.let_go()
         seen = _Seen()
         try:
             shapes_only = _ran(source, mode, device, options, seen, real=True)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import gc
 import json
 import random
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -319,6 +322,21 @@ def test_a_model_that_is_handed_out_again_is_as_it_was(mode: str) -> None:
     assert {name: set(vars(value)) for name, value in model.named_parameters()} == marks
     assert all(parameter.grad is None for parameter in model.parameters())
     assert _get_total_cache_entry_count(type(model).forward.__code__) == 0
+
+
+@pytest.mark.parametrize("body", [PLAIN, PRINT, BRANCH], ids=["whole", "shapes", "numbers"])
+def test_the_model_is_let_go(body: str) -> None:
+    source, made = source_of(body), []
+
+    def build() -> nn.Module:
+        model = source.build()
+        made.append(weakref.ref(model))
+        return model
+
+    find_seams(dataclasses.replace(source, build=build), "training", "cpu")
+    gc.collect()
+    assert made
+    assert all(model() is None for model in made)
 
 
 # ---------------------------------------------------------------- places in the captured graph

@@ -32,7 +32,7 @@ def tab(words: str, choose: Callable[[str], None], light: Callable[[str], None])
     report = work.answer(request, slot, SeamsResult).report
     summary(report)
     if report.seams:
-        table(report, "seams table", choose)
+        table(report, f"{slot} table", choose)
         nodes = list(dict.fromkeys(seam.node for seam in report.seams if seam.node))
         st.button(
             "Light them in the graph",
