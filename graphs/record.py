@@ -150,6 +150,7 @@ class Seam(msgspec.Struct, frozen=True):
         source: the user's line; function: what it is in.
         whole: Dynamo could not even cut there; what is left of the function runs as plain Python, and `function` is that one.
         times: how often Dynamo met it while it compiled.
+        callers: the lines that led to it, outermost first.
         node: the first node of the captured graph that comes after it; empty where that cannot be told.
     """
 
@@ -160,6 +161,7 @@ class Seam(msgspec.Struct, frozen=True):
     function: str
     whole: bool = False
     times: int = 1
+    callers: tuple[Source, ...] = ()
     node: str = ""
 
 

@@ -11,7 +11,7 @@ import msgspec
 from torch import fx
 
 from graphs.origin import FRAME, Frame, short_path
-from graphs.record import GraphSnapshot, Seam, SeamReport
+from graphs.record import GraphSnapshot, Seam, SeamReport, Source
 
 Stacks = Sequence[tuple[str, list[Frame]]]
 
@@ -40,24 +40,29 @@ def _stacks(graph: GraphSnapshot, gm: fx.GraphModule | None) -> Stacks:
 
 
 def _after(seam: Seam, stacks: Stacks) -> str:
-    """The first node made on a later line of the seam's function; else the last one of its own line; else none."""
-    if seam.source is None:
-        return ""
+    """The first node made later in the seam's function; where that made none, later in the function that called it, and so on."""
+    for place in (seam.source, *reversed(seam.callers)):
+        if place and (name := _after_line(place, stacks)):
+            return name
+    return ""
+
+
+def _after_line(place: Source, stacks: Stacks) -> str:
+    """The first node made on a later line of the function; else the last one of the line itself; else none."""
     own = ""
     for name, frames in stacks:
-        lines = [line for path, line, _ in frames if _is_in_function(seam, path, line)]
-        if lines and lines[-1] > seam.source.line:
+        lines = [line for path, line, _ in frames if _is_in_function(place, path, line)]
+        if lines and lines[-1] > place.line:
             return name
-        if lines and lines[-1] == seam.source.line:
+        if lines and lines[-1] == place.line:
             own = name
     return own
 
 
-def _is_in_function(seam: Seam, path: str, line: int) -> bool:
-    assert seam.source is not None
-    if path != seam.source.file and short_path(path) != seam.source.file:
+def _is_in_function(place: Source, path: str, line: int) -> bool:
+    if path != place.file and short_path(path) != place.file:
         return False
-    first, last = _function_around(path, seam.source.line)
+    first, last = _function_around(path, place.line)
     return first <= line <= last
 
 

@@ -27,7 +27,7 @@ from graphs.errors import CaptureError, FxscopeError
 from graphs.ladder import WEIGHTS_LIMIT, held_bytes
 from graphs.options import PLAIN, CaptureOptions
 from graphs.origin import FRAME, Frame, line_of_frames, place_of_frames
-from graphs.record import Seam, SeamReport
+from graphs.record import Seam, SeamReport, Source
 from graphs.seam_words import words_of
 from graphs.sources.base import ModelSource
 from graphs.trace import built, explained, tensors_in
@@ -206,9 +206,17 @@ def _seams(found: _Seen, source: ModelSource) -> tuple[Seam, ...]:
         key = (words.reason, place.file, place.line)
         before = seams.get(key)
         worst = before if before and before.whole else one
-        times = before.times + 1 if before else 1
-        seams[key] = Seam(words.reason, words.way_out, words.torch_says, place, worst.function, worst.whole, times)
+        times, callers = (before.times + 1, before.callers) if before else (1, ())
+        callers = max(callers, _callers(one.frames, place, source.files), key=len)
+        seams[key] = Seam(words.reason, words.way_out, words.torch_says, place, worst.function, worst.whole, times, callers)
     return tuple(seams.values())
+
+
+def _callers(frames: list[Frame], place: Source, files: Sequence[str]) -> tuple[Source, ...]:
+    """Lines of the model that led to a line; those of torch's own layers in between are left out."""
+    lines = [line for frame in frames if (line := place_of_frames([frame], files)) is not None]
+    before = lines[: lines.index(place)] if place in lines else lines
+    return tuple(line for line in before if not line.file.startswith("torch/"))
 
 
 def failure(error: Exception, source: ModelSource) -> CaptureError:

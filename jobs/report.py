@@ -62,6 +62,7 @@ def _seam(seam: Seam) -> dict[str, Any]:
         "reason": seam.reason,
         "way_out": seam.way_out,
         "torch_says": seam.torch_says,
+        "called_from": [f"{one.file}:{one.line}" for one in seam.callers],
         "whole_function": seam.whole,
         "node": seam.node,
     }

@@ -62,6 +62,9 @@ class Net(nn.Module):
         super().__init__()
         self.a, self.inner, self.rnn, self.norm = nn.Linear(8, 8), Inner(), nn.LSTM(8, 8), nn.BatchNorm1d(8)
 
+    def say(self, x):
+        print(x.shape)
+
     def deep(self, x, left):
         return self.a(x) if left == 0 else self.deep(x, left - 1)
 
@@ -151,6 +154,7 @@ def test_a_seam_inside_a_nested_module_cuts_the_model_around_it_too() -> None:
     seam = the_seam(found)
     assert seam.source is not None
     assert seam.source.text == 'print("inside")'
+    assert [caller.line for caller in seam.callers] == [FIRST]
     assert found.operators == found.runs == (1, 1, 1, 1)  # before the call, before print, after it, after the call
 
 
@@ -353,8 +357,9 @@ def test_the_model_is_let_go(body: str) -> None:
         ),
         ("h = self.a(x)\nreturn h * h.sum().tolist()", "aten.mul.Tensor"),
         ("print('first')\nreturn self.a(x)", "aten.t.default"),
+        ("self.say(x)\nreturn x.relu()", "aten.relu.default"),
     ],
-    ids=["print", "branch", "after a module", "on the last line", "before all"],
+    ids=["print", "branch", "after a module", "on the last line", "before all", "in a function without nodes"],
 )
 def test_the_node_after_a_seam_is_found(body: str, target: str) -> None:
     source = source_of(body)

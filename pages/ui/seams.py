@@ -116,6 +116,9 @@ def in_full(seam: Seam) -> str:
     parts = [f"**{show.sentence(reason(seam))}**"]
     if seam.way_out:
         parts.append(f"Way out: {show.sentence(seam.way_out)}")
+    if seam.callers:
+        called = seam.callers[-1]
+        parts.append(f"Called from {show.plain(called.file)}, line {called.line}: {show.plain(called.text)}")
     if seam.torch_says:
         parts.append(f":gray[torch says: {show.sentence(seam.torch_says)}]")
     if seam.whole:
