@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+NOTHING = re.compile(r"\s*(?:\(reason: None\)|Message: None|\(has_kwargs False\))")
 SHORT = 260  # characters of torch's own explanation
 ADDRESS = re.compile(r"<(?:function|bound method|built-in function|built-in method) ([\w.<>]+)[^>]*>")
 NO_HELP = ("please report", "please file", "it may be possible", "this graph break may", "this graph break is", "your code may result")
@@ -132,7 +133,7 @@ def _explanation(rest: str) -> str:
     """The first paragraph of what torch explains, without addresses of memory."""
     text = rest.partition("Explanation:")[2] or rest
     text = re.split(r"\n\s*\n|\n\s*Hint:|\n\s*Developer debug context:", text)[0]
-    return _short(text.replace("(reason: None)", "").replace("Message: None", ""))
+    return _short(NOTHING.sub("", text))
 
 
 def _hint(rest: str) -> str:

@@ -80,9 +80,9 @@ def table(report: SeamReport, key: str, choose: Callable[[str], None]) -> None:
         selection_mode="single-row",
         on_select=lambda: _chosen(key, report.seams, choose),
         column_config={
-            "line": st.column_config.TextColumn(width=110),
-            "code": st.column_config.TextColumn(width=200),
-            "why": st.column_config.TextColumn(width=390),
+            "line": st.column_config.TextColumn(width=150),
+            "code": st.column_config.TextColumn(width=180),
+            "why": st.column_config.TextColumn(width=370),
             "then": st.column_config.TextColumn(width=110, help="The first node of the graph above that comes after the seam."),
             "way out": st.column_config.TextColumn(width=230),
         },
@@ -97,7 +97,7 @@ def table(report: SeamReport, key: str, choose: Callable[[str], None]) -> None:
 def frame(seams: Sequence[Seam]) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "line": [f"{seam.source.file}:{seam.source.line}" if seam.source else "" for seam in seams],
+            "line": [f"{seam.source.file.rpartition('/')[2]}:{seam.source.line}" if seam.source else "" for seam in seams],
             "code": [seam.source.text if seam.source else "" for seam in seams],
             "why": [reason(seam).replace("`", "") for seam in seams],
             "then": [seam.node or UNKNOWN for seam in seams],
@@ -114,6 +114,8 @@ def reason(seam: Seam) -> str:
 def in_full(seam: Seam) -> str:
     """Reason, way out, and torch's own words, as Markdown."""
     parts = [f"**{show.sentence(reason(seam))}**"]
+    if seam.source and "/" in seam.source.file:
+        parts.append(f"In {show.plain(seam.source.file)}, line {seam.source.line}.")
     if seam.way_out:
         parts.append(f"Way out: {show.sentence(seam.way_out)}")
     if seam.callers:
