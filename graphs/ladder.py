@@ -133,11 +133,16 @@ def _tree(source: ModelSource, model: nn.Module | None, device: str) -> GraphSna
 
 
 def _check_weights(source: ModelSource, device: str) -> None:
-    model, _, _ = built(source, device)
-    held = sum(value.numel() * value.element_size() for value in (*model.parameters(), *model.buffers()))
+    held = held_bytes(source, device)
     if held > WEIGHTS_LIMIT:
         size = f"{held / (1 << 30):,.1f} GiB"
         raise CaptureError(f"this method runs the model, and its weights are {size}", help="Take a smaller configuration of it.")
+
+
+def held_bytes(source: ModelSource, device: str) -> int:
+    """Bytes of parameters and buffers; nothing of them is allocated."""
+    model, _, _ = built(source, device)
+    return sum(value.numel() * value.element_size() for value in (*model.parameters(), *model.buffers()))
 
 
 def _reason(how: str, error: FxscopeError) -> str:

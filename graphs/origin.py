@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import sysconfig
 import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,9 @@ FRAME = re.compile(r'File "([^"]+)", line (\d+), in [^\n]*\n\s*([^\n]*)')
 TORCH = os.path.dirname(torch.__file__)
 HERE = os.path.dirname(__file__)
 LOSS = os.path.join(HERE, "trace.py")
+PYTHON = sysconfig.get_paths()["stdlib"]
+
+Frame = tuple[str, int, str]  # path, line, text
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,29 @@ def short_path(path: str) -> str:
     if "site-packages" in path:
         return path.split("site-packages" + os.sep)[-1]
     return os.sep.join(path.split(os.sep)[-2:]) if path.startswith(os.path.dirname(HERE)) else os.path.basename(path)
+
+
+def place_of_frames(frames: Sequence[Frame], files: Sequence[str]) -> Source | None:
+    """The innermost frame in the user's files; without any, the innermost outside torch; without that, the line of torch's layers.
+    None where only Python's library or torch's inside ran."""
+    mine = [frame for frame in frames if frame[0] in files]
+    outside = mine or [frame for frame in frames if not _is_inside(frame[0])]
+    if not outside:
+        return None
+    path, line, text = outside[-1]
+    return source_of_frames(outside) or Source(short_path(path), line, text.strip())
+
+
+def _is_inside(path: str) -> bool:
+    if path.startswith(TORCH):
+        return not path.startswith(os.path.join(TORCH, "nn"))
+    return path.startswith("<frozen") or (path.startswith(PYTHON) and "site-packages" not in path)
+
+
+def line_of_frames(frames: Sequence[Frame], files: Sequence[str]) -> str:
+    """`model.py:12: if x.sum() > 0:` for the place of these frames; empty where there is none."""
+    place = place_of_frames(frames, files)
+    return f"{place.file}:{place.line}: {place.text}" if place else ""
 
 
 def where_in_user_code(error: BaseException, files: Sequence[str]) -> str:

@@ -170,3 +170,52 @@ class EntryRecord(msgspec.Struct, frozen=True):
     classes: tuple[str, ...]
     arguments: tuple[ArgumentRecord, ...]
     inputs: tuple[ArgumentRecord, ...]
+
+
+class Seam(msgspec.Struct, frozen=True):
+    """A place where TorchDynamo cuts the model: one graph of `torch.compile` ends there, Python goes on.
+
+    Attributes:
+        reason: one sentence; way_out: what to do about it, where there is something.
+        torch_says: torch's own explanation, shortened.
+        source: the user's line; function: what it is in.
+        whole: Dynamo could not even cut there; what is left of the function runs as plain Python, and `function` is that one.
+        times: how often Dynamo met it while it compiled.
+        callers: the lines that led to it, outermost first.
+        node: the first node of the captured graph that comes after it; empty where that cannot be told.
+    """
+
+    reason: str
+    way_out: str
+    torch_says: str
+    source: Source | None
+    function: str
+    whole: bool = False
+    times: int = 1
+    callers: tuple[Source, ...] = ()
+    node: str = ""
+
+
+class SeamReport(msgspec.Struct, frozen=True):
+    """What `torch.compile` would make of a model: its graphs, and the seams between them.
+
+    Attributes:
+        operators: number of operators of each graph, in the order in which Dynamo made them.
+        runs: how often each graph ran in one forward pass.
+        guards: conditions that Dynamo checks before it takes a graph again.
+        shapes_only: found without numbers, so no weights were allocated.
+        notes: other remarks, such as why the search ended early.
+    """
+
+    seams: tuple[Seam, ...]
+    operators: tuple[int, ...]
+    runs: tuple[int, ...]
+    guards: int
+    seconds: float
+    shapes_only: bool
+    notes: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Does torch.compile take the whole model as one graph?"""
+        return not self.seams and not self.notes and len(self.operators) == 1

@@ -19,8 +19,8 @@ from graphs.sources.kinds import BINARY_LIMIT
 from graphs.sources.safetensors_header import LENGTH_BYTES, header_length
 from jobs.client import Client
 from jobs.experiment import Experiment, parse
-from jobs.record import Measure, MeasureResult, Optimize, OptimizeResult, Progress
-from jobs.report import exit_code, report, text
+from jobs.record import Measure, MeasureResult, Optimize, OptimizeResult, Progress, Seams, SeamsResult
+from jobs.report import breaks_text, exit_code, report, text
 
 WRONG, INTERRUPTED = 2, 130
 FILE = "file:"
@@ -59,6 +59,7 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     run.add_argument("words", help="model=zoo/NAME or model=file:PATH, joined by & with mode=, options, pipeline=, device=")
     run.add_argument("--json", metavar="FILE", type=Path, help="write the report to this file too")
     run.add_argument("--measure", action="store_true", help="measure time and peak memory, before and after the pipeline")
+    run.add_argument("--breaks", action="store_true", help="say where torch.compile would cut the model, and why")
     run.add_argument("--limit", metavar="SECONDS", type=_seconds, help="give up after this long (default 300; measuring 600)")
     return parser.parse_args(arguments)
 
@@ -79,11 +80,14 @@ def _run(given: argparse.Namespace, experiment: Experiment, client: Client) -> i
     measurement = None
     if given.measure:
         measurement = cast(MeasureResult, client.run(Measure(words), show, given.limit, fresh=True)).measurement
+    breaks = cast(SeamsResult, client.run(Seams(words), show, given.limit)).report if given.breaks else None
     if show:
         show(None)
     print(text(experiment, result, measurement))
+    if breaks:
+        print("\n".join(["", *breaks_text(breaks)]))
     if given.json:
-        _write(given.json, msgspec.json.format(msgspec.json.encode(report(experiment, result, measurement)), indent=2))
+        _write(given.json, msgspec.json.format(msgspec.json.encode(report(experiment, result, measurement, breaks)), indent=2))
     return exit_code(result.steps)
 
 

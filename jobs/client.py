@@ -26,6 +26,7 @@ from graphs.sources.kinds import kept_part
 from jobs.experiment import parse
 from jobs.process import WorkerProcess
 from jobs.record import (
+    AboutModel,
     Done,
     Explore,
     Inspect,
@@ -33,11 +34,11 @@ from jobs.record import (
     JobStatus,
     Measure,
     Message,
-    Optimize,
     Problem,
     Progress,
     Request,
     Result,
+    Seams,
     Task,
     request_hash,
 )
@@ -216,7 +217,7 @@ class Client:
             self._thread.join(timeout=10)
 
     def _sources_of(self, request: Request) -> dict[str, tuple[str, bytes]]:
-        if not isinstance(request, Explore | Inspect | Optimize | Measure):
+        if not isinstance(request, AboutModel):
             return {}
         kind, _, sha = parse(request.words).model.partition("/")
         if kind != "source":
@@ -352,7 +353,7 @@ def canonical(request: Request) -> Request:
     Raises:
         RequestError: the words are wrong, or name a file of this machine, which only the command line may.
     """
-    if not isinstance(request, Explore | Inspect | Optimize | Measure):
+    if not isinstance(request, AboutModel):
         return request
     experiment = parse(request.words)
     if not experiment.model.startswith(("zoo/", "hf/", "source/")):
@@ -361,7 +362,7 @@ def canonical(request: Request) -> Request:
             where="model",
             help="Write model=zoo/NAME or model=hf/NAME, or upload the file (model=file:PATH is for the command line).",
         )
-    if isinstance(request, Explore | Inspect):
+    if isinstance(request, Explore | Inspect | Seams):
         experiment = experiment.prefix(0)
     return msgspec.structs.replace(request, words=experiment.words)
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from graphs.record import CaptureReport, EntryRecord, GraphSnapshot
+from graphs.record import CaptureReport, EntryRecord, GraphSnapshot, SeamReport
 from optimizers.record import Offer, OptimizationRecord, StepRecord
 from profiler.record import Device, Measurement
 
@@ -45,6 +45,12 @@ class Measure(msgspec.Struct, frozen=True, tag=True):
     every_step: bool = False
 
 
+class Seams(msgspec.Struct, frozen=True, tag=True):
+    """Asks where torch.compile would cut the model of an experiment, and why (its pipeline is left aside)."""
+
+    words: str
+
+
 class Sleep(msgspec.Struct, frozen=True, tag=True):
     """Asks the worker to wait, with progress; for tests of cancelling and time limits."""
 
@@ -57,7 +63,8 @@ class Crash(msgspec.Struct, frozen=True, tag=True):
     signal: int = 9
 
 
-Request = Catalogue | Explore | Inspect | Optimize | Measure | Sleep | Crash
+AboutModel = Explore | Inspect | Optimize | Measure | Seams
+Request = Catalogue | AboutModel | Sleep | Crash
 
 
 class OptionRecord(msgspec.Struct, frozen=True):
@@ -125,11 +132,17 @@ class MeasureResult(msgspec.Struct, frozen=True, tag=True):
     node_ms: dict[str, float]
 
 
+class SeamsResult(msgspec.Struct, frozen=True, tag=True):
+    """The seams; their nodes are those of the graph that Explore gives for the same words."""
+
+    report: SeamReport
+
+
 class Empty(msgspec.Struct, frozen=True, tag=True):
     """Nothing to say."""
 
 
-Result = CatalogueResult | ExploreResult | InspectResult | OptimizeResult | MeasureResult | Empty
+Result = CatalogueResult | ExploreResult | InspectResult | OptimizeResult | MeasureResult | SeamsResult | Empty
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from graphs.record import Totals
+from graphs.record import Seam, SeamReport, Totals
 from jobs.experiment import Experiment
 from jobs.record import OptimizeResult
 from optimizers.record import StepRecord
@@ -21,7 +21,9 @@ def exit_code(steps: Sequence[StepRecord]) -> int:
     return REFUTED if any(step.verdict.kind == "refuted" for step in steps) else HOLDS
 
 
-def report(experiment: Experiment, result: OptimizeResult, measurement: Measurement | None) -> dict[str, Any]:
+def report(
+    experiment: Experiment, result: OptimizeResult, measurement: Measurement | None, breaks: SeamReport | None = None
+) -> dict[str, Any]:
     """The report as plain values, ready for JSON."""
     captured = result.report
     found: dict[str, Any] = {
@@ -42,7 +44,46 @@ def report(experiment: Experiment, result: OptimizeResult, measurement: Measurem
             "before": _timing(measurement.timings[0]),
             "after": _timing(measurement.timings[-1]),
         }
+    if breaks:
+        graphs = zip(breaks.operators, breaks.runs, strict=True)
+        found["breaks"] = {
+            "graphs": [{"operators": operators, "runs": runs} for operators, runs in graphs],
+            "guards": breaks.guards,
+            "seams": [_seam(seam) for seam in breaks.seams],
+            "notes": list(breaks.notes),
+        }
     return found
+
+
+def _seam(seam: Seam) -> dict[str, Any]:
+    return {
+        "line": _line(seam),
+        "code": seam.source.text if seam.source else "",
+        "reason": seam.reason,
+        "way_out": seam.way_out,
+        "torch_says": seam.torch_says,
+        "called_from": [f"{one.file}:{one.line}" for one in seam.callers],
+        "whole_function": seam.whole,
+        "node": seam.node,
+    }
+
+
+def _line(seam: Seam) -> str:
+    return f"{seam.source.file}:{seam.source.line}" if seam.source else ""
+
+
+def breaks_text(breaks: SeamReport) -> list[str]:
+    """Where torch.compile would cut the model: a line for each seam, and below it the way out."""
+    if breaks.whole:
+        return [f"torch.compile: one graph takes the whole model ({breaks.operators[0]:,} operators)"]
+    graphs, seams = len(breaks.operators), len(breaks.seams)
+    head = f"torch.compile: {graphs:,} graph{'' if graphs == 1 else 's'}, {seams:,} seam{'' if seams == 1 else 's'}"
+    rows = [("seam", "line", "then", "why")]
+    for at, seam in enumerate(breaks.seams, 1):
+        reason = f"{seam.reason}; from there all of `{seam.function}` runs as plain Python" if seam.whole else seam.reason
+        rows += [(str(at), _line(seam), seam.node, reason)]
+        rows += [("", "", "", seam.way_out)] if seam.way_out else []
+    return [head, *(table(rows) if breaks.seams else []), *breaks.notes]
 
 
 def _step(step: StepRecord) -> dict[str, Any]:

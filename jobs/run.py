@@ -14,12 +14,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from graphs.errors import RequestError, TooLargeError
+from graphs.errors import CaptureError, RequestError, TooLargeError
 from graphs.ladder import Standing, climb, graph_only
-from graphs.options import MEANINGS, split_options
+from graphs.options import MEANINGS, CaptureOptions, split_options
 from graphs.program import Program
 from graphs.record import EntryRecord, GraphSnapshot
-from graphs.sources.base import AnySource
+from graphs.seam_places import placed
+from graphs.seams import find_seams
+from graphs.sources.base import AnySource, ModelSource
 from graphs.sources.hugging_face import OPTIONS as HF_OPTIONS
 from graphs.sources.hugging_face import SERVING, hf_source
 from graphs.sources.known_configs import KNOWN, KnownConfig
@@ -28,6 +30,7 @@ from graphs.sources.zoo import zoo_models, zoo_source
 from graphs.zoo.base import Option, ZooModel
 from jobs.experiment import Experiment, parse
 from jobs.record import (
+    AboutModel,
     Catalogue,
     CatalogueResult,
     Explore,
@@ -43,6 +46,8 @@ from jobs.record import (
     Progress,
     Request,
     Result,
+    Seams,
+    SeamsResult,
 )
 from optimizers.catalog import catalog, named, parse_settings
 from optimizers.pipeline import Applied, apply, offers
@@ -92,7 +97,7 @@ def perform(request: Request, sources: Sources, on_progress: Tell) -> Result:
     """
     if isinstance(request, Catalogue):
         return _catalogue()
-    if not isinstance(request, Explore | Inspect | Optimize | Measure):
+    if not isinstance(request, AboutModel):
         raise RequestError(f"{type(request).__name__} is not a request about a model", help="Ask the worker itself.")
     experiment = parse(request.words)
     if isinstance(request, Inspect):
@@ -101,6 +106,8 @@ def perform(request: Request, sources: Sources, on_progress: Tell) -> Result:
     live = _captured(experiment, sources, on_progress)
     if isinstance(request, Explore):
         return ExploreResult(live.standing.report, live.snapshot)
+    if isinstance(request, Seams):
+        return _seams(experiment, live, sources, on_progress)
     if isinstance(request, Optimize) and not experiment.pipeline and live.standing.program is None:
         return OptimizeResult(live.standing.report, (live.snapshot,), (), ())
     applied = _applied(experiment, live, on_progress, 0.4 if isinstance(request, Measure) else 0.9)
@@ -151,8 +158,7 @@ def _captured(experiment: Experiment, sources: Sources, tell: Tell) -> Live:
     key = (experiment.prefix(0).words, device)
     if key not in _live:
         tell(Progress("capturing the graph", 0.05))
-        options, own = split_options(dict(experiment.options), experiment.mode)
-        source = _source(experiment, own, sources)
+        source, options = _source(experiment, sources)
         _live[key] = Live(climb(source, experiment.mode, device, options))
         if len(_live) > KEPT_CAPTURES:
             _live.popitem(last=False)
@@ -161,7 +167,22 @@ def _captured(experiment: Experiment, sources: Sources, tell: Tell) -> Live:
     return _live[key]
 
 
-def _source(experiment: Experiment, options: Mapping[str, str], sources: Sources) -> AnySource:
+def _seams(experiment: Experiment, live: Live, sources: Sources, tell: Tell) -> SeamsResult:
+    tell(Progress("running the model under TorchDynamo", 0.5))
+    source, options = _source(experiment, sources)
+    if not isinstance(source, ModelSource):
+        raise CaptureError("there is no code that torch.compile could take", help="Bring a model as a Python file or a configuration.")
+    found = find_seams(source, experiment.mode, resolve(experiment.device), options)
+    program = live.standing.program
+    return SeamsResult(placed(found, live.snapshot, program.gm if program else None))
+
+
+def _source(experiment: Experiment, sources: Sources) -> tuple[AnySource, CaptureOptions]:
+    options, own = split_options(dict(experiment.options), experiment.mode)
+    return _model(experiment, own, sources), options
+
+
+def _model(experiment: Experiment, options: Mapping[str, str], sources: Sources) -> AnySource:
     kind, _, name = experiment.model.partition("/")
     if kind == "hf":
         return hf_source(name, options, experiment.mode)

@@ -8,7 +8,7 @@ import streamlit as st
 
 from graphs.record import CaptureReport, GraphSnapshot
 from jobs.record import Explore, ExploreResult
-from pages.ui import charts, choose, nodes, own_file, save, show, state, work
+from pages.ui import charts, choose, nodes, own_file, save, seams, show, state, work
 from pages.ui.graph_view import graph_view, wish
 
 PANE = "explore graph"
@@ -43,7 +43,8 @@ def graph_and_table(graph: GraphSnapshot, report: CaptureReport) -> None:
         show.legend()
     with side, st.container(height=620, border=True):
         nodes.details(graph, st.session_state.get("node", ""), "explore", take_choice)
-    table, lines, memory, capture, files = st.tabs(["Nodes", "Source lines", "Memory over time", "How it was captured", "Save"])
+    titles = ["Nodes", "Source lines", "Memory over time", "Graph breaks", "How it was captured", "Save"]
+    table, lines, memory, breaks, capture, files = st.tabs(titles)
     with table:
         nodes.table(graph, "explore table", take_choice)
     with lines:
@@ -56,6 +57,8 @@ def graph_and_table(graph: GraphSnapshot, report: CaptureReport) -> None:
         captured(report)
     with files:
         save.buttons([graph], [], state.current().words)
+    with breaks:  # last, since it ends the run while its work is on the way
+        seams.tab(state.current().prefix(0).words, take_choice, take_query)
 
 
 def standing(report: CaptureReport) -> None:
@@ -63,6 +66,8 @@ def standing(report: CaptureReport) -> None:
     if report.rung > 1:
         why = f" {show.sentence(report.refused[0])}" if report.refused else ""
         says = " ".join(show.sentence(note) for note in report.notes if not report.runs)
+        if 2 < report.rung < 6:
+            says = f"{says} The tab *Graph breaks* can tell where torch.compile would cut it."
         (st.warning if report.rung > 3 else st.info)(
             f"**Captured by {report.method} (step {report.rung} of 6 down the ladder).** {report.meaning}{why} {says}".strip(),
             icon=":material/stairs:",
@@ -99,7 +104,12 @@ def take_choice(name: str) -> None:
 
 def take_line(place: str) -> None:
     """A line of code: the graph lights what it became."""
-    st.session_state["query"] = f"source:{place}"
+    take_query(f"source:{place}")
+
+
+def take_query(query: str) -> None:
+    """What the graph is to find and light."""
+    st.session_state["query"] = query
     st.session_state["turn"] = st.session_state.get("turn", 0) + 1
 
 
