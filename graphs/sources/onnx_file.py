@@ -1,0 +1,245 @@
+"""A model from an ONNX file: its nodes become PyTorch operators, its float initializers become parameters.
+
+The line of a node is its number in the file, counted from 1; its module is the path that exporters put into its name. The file is
+checked before it is converted: it may name no other file, and only operators that are known.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import onnx
+import onnx2fx.graph_builder
+from google.protobuf.message import DecodeError
+from onnx2fx.exceptions import Onnx2FxError
+from onnx2fx.op_registry import get_handler
+from onnx2fx.utils.dtype import DTYPE_MAP
+from onnx2fx.utils.names import sanitize_name
+from torch import Tensor, fx, nn
+
+from graphs.errors import SourceError
+from graphs.sources.base import Arguments, ModelSource
+from graphs.sources.foreign_inputs import Wanted, arguments, check_sizes, rows_read
+from graphs.sources.interpreted import ForeignGraph, Interpreted, Line, one_line, place, remember_lines
+from graphs.sources.known_numbers import is_small, known, shape_of, size_of
+
+BYTES_LIMIT = 2 << 30
+NODES_LIMIT = 100_000
+SIZES = (("batch", 2), ("seq", 16), ("time", 16), ("length", 16))
+OTHER = 8
+STATISTICS = {"BatchNormalization": (3, 4)}  # operands that are running statistics, not weights
+
+
+def onnx_source(content: bytes, name: str) -> ModelSource:
+    """The model in an ONNX file. Only ever called in a worker.
+
+    Raises:
+        SourceError: not ONNX, other files are needed, operators that are not known, too large; says which and the way out.
+    """
+    model = _read(content, name)
+    _check_tensors_are_inside(model, name)
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    _check_operators(model, name)
+    _check_form(model, name)
+    builder = _converted(model, name)
+    foreign = builder.foreign()
+    files = remember_lines(foreign.graph)
+    wanted = _wanted(model, foreign, name)
+
+    def build() -> nn.Module:
+        return Interpreted(foreign)
+
+    def inputs() -> Arguments:
+        return arguments(wanted)
+
+    return ModelSource(name, build, inputs, None, files)
+
+
+def _read(content: bytes, name: str) -> onnx.ModelProto:
+    if len(content) > BYTES_LIMIT:
+        what = f"the file has {len(content) / (1 << 30):.1f} GiB, and {BYTES_LIMIT >> 30} are the limit"
+        raise SourceError(what, where=name, help="Export a smaller configuration of the model.")
+    try:
+        model = onnx.ModelProto.FromString(content)
+    except DecodeError as error:
+        raise SourceError("the file is not ONNX, or it is cut off", where=name, help="Export it again with torch.onnx.export.") from error
+    nodes = len(model.graph.node)
+    if not nodes or not model.opset_import:
+        raise SourceError("the file holds no ONNX graph", where=name, help="Export it again with torch.onnx.export.")
+    if nodes > NODES_LIMIT:
+        what = f"the graph has {nodes:,} nodes, and {NODES_LIMIT:,} are the limit"
+        raise SourceError(what, where=name, help="Export a part of the model, such as one block.")
+    return model
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and those within its nodes."""
+    yield graph
+    for node in graph.node:
+        yield from _within(node)
+
+
+def _within(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _graphs(inner)
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    roots = [model.graph, *(part for info in model.training_info for part in (info.initialization, info.algorithm))]
+    graphs = [graph for root in roots for graph in _graphs(root)]
+    loose = [node for function in model.functions for node in function.node]
+    graphs += [graph for node in loose for graph in _within(node)]
+    for graph in graphs:
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+    for node in [*loose, *(node for graph in graphs for node in graph.node)]:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+
+
+def _check_tensors_are_inside(model: onnx.ModelProto, name: str) -> None:
+    """A tensor may say that its data is in another file, anywhere on this machine."""
+    for tensor in _tensors(model):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+            what = f"the weights are not in the file: `{one_line(tensor.name, 80)}` is kept in another one"
+            raise SourceError(what, where=name, help="Save it in one file: onnx.save(model, path, save_as_external_data=False).")
+
+
+def _check_operators(model: onnx.ModelProto, name: str) -> None:
+    versions = {opset.domain or "": opset.version for opset in model.opset_import}
+    unknown: Counter[str] = Counter()
+    for graph in _graphs(model.graph):
+        for node in graph.node:
+            if get_handler(node.op_type, node.domain, versions.get(node.domain, 1)) is None:
+                unknown[one_line(f"{node.domain}::{node.op_type}" if node.domain else node.op_type, 60)] += 1
+    if unknown:
+        words = ", ".join(f"{kind} ({count}×)" for kind, count in sorted(unknown.items())[:40])
+        what = f"the graph has operators that cannot be converted: {words}"
+        raise SourceError(what, where=name, help="Export the model with standard operators, or bring its Python file.")
+
+
+def _check_form(model: onnx.ModelProto, name: str) -> None:
+    """What onnx itself checks."""
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:  # its own kinds, and ValueError for sizes
+        first = one_line((str(error).strip().splitlines() or ["no message"])[0], 250)
+        raise SourceError(f"the graph is not valid ONNX: {first}", where=name, help="Export it again with torch.onnx.export.") from error
+    names = [initializer.name for initializer in model.graph.initializer]
+    twice = [name for name, count in Counter(map(sanitize_name, names)).items() if count > 1]
+    if twice:
+        what = f"two initializers differ in nothing but signs: {one_line(twice[0], 80)}"
+        raise SourceError(what, where=name, help="Rename one of them.")
+
+
+def _converted(model: onnx.ModelProto, name: str) -> _Builder:
+    try:
+        builder = _Builder(model, name)
+        builder.convert()
+        return builder
+    except Onnx2FxError as error:
+        first = one_line((str(error).splitlines() or ["no message"])[0], 250)
+        raise SourceError(f"the graph cannot be converted: {first}", where=name, help="Bring the model's Python file instead.") from error
+    except (KeyError, ValueError, TypeError, NotImplementedError, RuntimeError, IndexError, AttributeError) as error:
+        what = f"the graph cannot be converted: {type(error).__name__}: {one_line(str(error), 200)}"
+        raise SourceError(what, where=name, help="Bring the model's Python file instead.") from error
+
+
+class _Builder(onnx2fx.graph_builder.GraphBuilder):
+    """onnx2fx's own conversion, node by node, which keeps names, lines and modules, and generates no code."""
+
+    def __init__(self, model: onnx.ModelProto, file: str) -> None:
+        super().__init__(model)
+        self.file = file
+        self.statistics: set[str] = set()
+        self.arguments: list[str] = []
+
+    def convert(self) -> None:
+        self._load_initializers()
+        self._create_placeholders()
+        self.arguments = list(self.input_names)
+        for number, node in enumerate(self.model.graph.node, 1):  # in order: the checker sees to that
+            last = next(iter(reversed(self.graph.nodes)))
+            handler, domain, _ = self._resolve_handler(node)
+            made: Any = handler(self, node)
+            self._register_outputs(node, made, domain)
+            self._place_after(last, number, node)
+        self._create_outputs()
+
+    def _place_after(self, last: fx.Node, number: int, node: onnx.NodeProto) -> None:
+        """All fx nodes of one ONNX node get its line and module."""
+        self.statistics.update(node.input[at] for at in STATISTICS.get(node.op_type, ()) if at < len(node.input))
+        line = Line(self.file, number, one_line(_text(node)))
+        for one in _after(last):
+            place(one, _module(node.name), line)
+            if node.op_type in ("Shape", "Size") and one.op == "call_function":
+                one.target = shape_of if node.op_type == "Shape" else size_of
+
+    def foreign(self) -> ForeignGraph:
+        """The converted graph with its tensors under the names that they have in the file."""
+        names = {sanitize_name(initializer.name): initializer.name for initializer in self.model.graph.initializer}
+        held: dict[str, dict[str, Tensor]] = {"parameter": {}, "buffer": {}, "constant": {}}
+        for safe, value in self._constants.items():
+            kind = "constant" if is_small(value) else "parameter" if value.is_floating_point() and safe in names else "buffer"
+            kind = "buffer" if names.get(safe) in self.statistics else kind
+            held[kind][names.get(safe, safe)] = known(value) if kind == "constant" else value
+        for node in self.graph.find_nodes(op="get_attr"):
+            node.target = names.get(str(node.target), node.target)
+        modules = {name: module for name, module in self._submodules.items()}
+        return ForeignGraph(self.graph, held["parameter"], held["buffer"], tuple(self.arguments), held["constant"], modules)
+
+
+def _after(last: fx.Node) -> Iterator[fx.Node]:
+    following = last.next
+    while following.op != "root":
+        yield following
+        following = following.next
+
+
+def _text(node: onnx.NodeProto) -> str:
+    return f"{node.op_type}({', '.join(node.input)}) -> {', '.join(node.output)}"
+
+
+def _module(name: str) -> str:
+    """`/layers.0/attn/MatMul` -> `layers.0.attn`; exporters of torch write module paths in this way."""
+    parts = name.strip("/").split("/")[:-1] if name.startswith("/") else []
+    return ".".join(part for part in parts if re.fullmatch(r"[\w.]{1,100}", part))
+
+
+def _wanted(model: onnx.ModelProto, foreign: ForeignGraph, file: str) -> list[Wanted]:
+    """The inputs that have no value in the file."""
+    given = {initializer.name for initializer in model.graph.initializer}
+    tables = {**foreign.parameters, **foreign.buffers}
+    nodes = iter(foreign.graph.find_nodes(op="placeholder"))
+    found = [_one_wanted(value, next(nodes), tables, file) for value in model.graph.input if value.name not in given]
+    check_sizes(found, file)
+    return found
+
+
+def _one_wanted(value: onnx.ValueInfoProto, node: fx.Node, tables: dict[str, Tensor], file: str) -> Wanted:
+    kind = value.type.tensor_type
+    dtype = DTYPE_MAP.get(kind.elem_type)
+    if not value.type.HasField("tensor_type") or dtype is None or not kind.HasField("shape"):
+        what = f"the input `{one_line(value.name, 80)}` is no tensor of numbers with known dimensions"
+        raise SourceError(what, where=file, help="Export the model with tensors as inputs.")
+    shape = tuple(_size(dim, at) for at, dim in enumerate(kind.shape.dim))
+    return Wanted(value.name, shape, dtype, rows_read(node, tables))
+
+
+def _size(dim: onnx.TensorShapeProto.Dimension, at: int) -> int:
+    """A size as given, or one for what the dimension is called."""
+    if dim.HasField("dim_value"):
+        return int(dim.dim_value)
+    called = dim.dim_param.lower()
+    unnamed = 2 if not called and at == 0 else OTHER
+    return next((size for word, size in SIZES if word in called), unnamed)
+
+
