@@ -6,6 +6,7 @@ checked before it is converted: it may name no other file, and only operators th
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -13,12 +14,14 @@ from typing import Any
 
 import onnx
 import onnx2fx.graph_builder
+import torch
 from google.protobuf.message import DecodeError
 from onnx2fx.exceptions import Onnx2FxError
 from onnx2fx.op_registry import get_handler
 from onnx2fx.utils.dtype import DTYPE_MAP
 from onnx2fx.utils.names import sanitize_name
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from graphs.errors import SourceError
 from graphs.sources.base import Arguments, ModelSource
@@ -28,9 +31,21 @@ from graphs.sources.known_numbers import is_small, known, shape_of, size_of
 
 BYTES_LIMIT = 2 << 30
 NODES_LIMIT = 100_000
-SIZES = (("batch", 2), ("seq", 16), ("time", 16), ("length", 16))
-OTHER = 8
+SEQUENCE = ("seq", "time", "length")
+GUESSES = (
+    (2, 16, 8),
+    (2, 16, 16),
+    (2, 32, 32),
+    (2, 64, 64),
+    (2, 224, 224),
+    (1, 16, 8),
+    (1, 1, 1),
+    (1, 224, 224),
+)  # batch, sequence, others
 STATISTICS = {"BatchNormalization": (3, 4)}  # operands that are running statistics, not weights
+SCALES = {"Resize": (1, 2), "Upsample": (1,)}  # operands that decide shapes, and are not integers
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+OPERANDS = ("input", "weight", "bias")  # of these
 
 
 def onnx_source(content: bytes, name: str) -> ModelSource:
@@ -160,6 +175,7 @@ class _Builder(onnx2fx.graph_builder.GraphBuilder):
         super().__init__(model)
         self.file = file
         self.statistics: set[str] = set()
+        self.scales: set[str] = set()
         self.arguments: list[str] = []
 
     def convert(self) -> None:
@@ -176,7 +192,8 @@ class _Builder(onnx2fx.graph_builder.GraphBuilder):
 
     def _place_after(self, last: fx.Node, number: int, node: onnx.NodeProto) -> None:
         """All fx nodes of one ONNX node get its line and module."""
-        self.statistics.update(node.input[at] for at in STATISTICS.get(node.op_type, ()) if at < len(node.input))
+        for kinds, found in ((STATISTICS, self.statistics), (SCALES, self.scales)):
+            found.update(sanitize_name(node.input[at]) for at in kinds.get(node.op_type, ()) if at < len(node.input))
         line = Line(self.file, number, one_line(_text(node)))
         for one in _after(last):
             place(one, _module(node.name), line)
@@ -185,16 +202,28 @@ class _Builder(onnx2fx.graph_builder.GraphBuilder):
 
     def foreign(self) -> ForeignGraph:
         """The converted graph with its tensors under the names that they have in the file."""
-        names = {sanitize_name(initializer.name): initializer.name for initializer in self.model.graph.initializer}
+        given = {sanitize_name(initializer.name): initializer.name for initializer in self.model.graph.initializer}
+        names = _readable(self.model.graph, given)
         held: dict[str, dict[str, Tensor]] = {"parameter": {}, "buffer": {}, "constant": {}}
         for safe, value in self._constants.items():
-            kind = "constant" if is_small(value) else "parameter" if value.is_floating_point() and safe in names else "buffer"
-            kind = "buffer" if names.get(safe) in self.statistics else kind
+            kind = "parameter" if value.is_floating_point() and safe in names and safe not in self.statistics else "buffer"
+            kind = "constant" if is_small(value) or safe in self.scales else kind
             held[kind][names.get(safe, safe)] = known(value) if kind == "constant" else value
         for node in self.graph.find_nodes(op="get_attr"):
             node.target = names.get(str(node.target), node.target)
-        modules = {name: module for name, module in self._submodules.items()}
-        return ForeignGraph(self.graph, held["parameter"], held["buffer"], tuple(self.arguments), held["constant"], modules)
+        return ForeignGraph(self.graph, held["parameter"], held["buffer"], tuple(self.arguments), held["constant"], self._submodules)
+
+
+def _readable(graph: onnx.GraphProto, given: dict[str, str]) -> dict[str, str]:
+    """Names for tensors: their own; for those that an exporter numbered (`onnx::Conv_32`), the module of their reader and `weight`."""
+    better: dict[str, str] = {}
+    for node in graph.node:
+        module = _module(node.name)
+        for operand, name in zip(OPERANDS, node.input, strict=False) if node.op_type in WEIGHTED and module else ():
+            wish = f"{module}.{operand}"
+            if name.startswith("onnx::") and name not in better and wish not in (*given.values(), *better.values()):
+                better[name] = wish
+    return {safe: better.get(name, name) for safe, name in given.items()}
 
 
 def _after(last: fx.Node) -> Iterator[fx.Node]:
@@ -209,37 +238,57 @@ def _text(node: onnx.NodeProto) -> str:
 
 
 def _module(name: str) -> str:
-    """`/layers.0/attn/MatMul` -> `layers.0.attn`; exporters of torch write module paths in this way."""
+    """`/layers/layers.0/attn/MatMul` -> `layers.0.attn`; exporters of torch write module paths in this way."""
     parts = name.strip("/").split("/")[:-1] if name.startswith("/") else []
-    return ".".join(part for part in parts if re.fullmatch(r"[\w.]{1,100}", part))
+    kept = [part for part, after in itertools.zip_longest(parts, parts[1:], fillvalue="") if not after.startswith(f"{part}.")]
+    return ".".join(part for part in kept if re.fullmatch(r"[\w.]{1,100}", part))
 
 
 def _wanted(model: onnx.ModelProto, foreign: ForeignGraph, file: str) -> list[Wanted]:
-    """The inputs that have no value in the file."""
+    """The inputs that have no value in the file; for dimensions without a size the first guess with which the model runs."""
     given = {initializer.name for initializer in model.graph.initializer}
+    values = [value for value in model.graph.input if value.name not in given]
+    open_sizes = any(not dim.HasField("dim_value") for value in values for dim in value.type.tensor_type.shape.dim)
+    found = [_with_sizes(values, foreign, file, guess) for guess in (GUESSES if open_sizes else GUESSES[:1])]
+    for one in found:
+        check_sizes(one, file)
+    return found[0] if len(found) == 1 else next((one for one in found if _runs(foreign, one)), found[0])
+
+
+def _runs(foreign: ForeignGraph, wanted: list[Wanted]) -> bool:
+    """Do these shapes fit together? What depends on values is not asked."""
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            Interpreted(foreign)(*(one.made() for one in wanted))
+    except (DataDependentOutputException, DynamicOutputShapeException, NotImplementedError):
+        return True
+    except Exception:
+        return False
+    return True
+
+
+def _with_sizes(values: list[onnx.ValueInfoProto], foreign: ForeignGraph, file: str, guess: tuple[int, int, int]) -> list[Wanted]:
     tables = {**foreign.parameters, **foreign.buffers}
-    nodes = iter(foreign.graph.find_nodes(op="placeholder"))
-    found = [_one_wanted(value, next(nodes), tables, file) for value in model.graph.input if value.name not in given]
-    check_sizes(found, file)
-    return found
+    nodes = foreign.graph.find_nodes(op="placeholder")
+    return [_one_wanted(value, rows_read(node, tables), file, guess) for value, node in zip(values, nodes, strict=True)]
 
 
-def _one_wanted(value: onnx.ValueInfoProto, node: fx.Node, tables: dict[str, Tensor], file: str) -> Wanted:
+def _one_wanted(value: onnx.ValueInfoProto, rows: int, file: str, guess: tuple[int, int, int]) -> Wanted:
     kind = value.type.tensor_type
     dtype = DTYPE_MAP.get(kind.elem_type)
     if not value.type.HasField("tensor_type") or dtype is None or not kind.HasField("shape"):
         what = f"the input `{one_line(value.name, 80)}` is no tensor of numbers with known dimensions"
         raise SourceError(what, where=file, help="Export the model with tensors as inputs.")
-    shape = tuple(_size(dim, at) for at, dim in enumerate(kind.shape.dim))
-    return Wanted(value.name, shape, dtype, rows_read(node, tables))
+    shape = tuple(_size(dim, at, guess) for at, dim in enumerate(kind.shape.dim))
+    return Wanted(value.name, shape, dtype, rows)
 
 
-def _size(dim: onnx.TensorShapeProto.Dimension, at: int) -> int:
-    """A size as given, or one for what the dimension is called."""
+def _size(dim: onnx.TensorShapeProto.Dimension, at: int, guess: tuple[int, int, int]) -> int:
+    """A size as given, or a guess for what the dimension is called."""
     if dim.HasField("dim_value"):
         return int(dim.dim_value)
+    batch, sequence, other = guess
     called = dim.dim_param.lower()
-    unnamed = 2 if not called and at == 0 else OTHER
-    return next((size for word, size in SIZES if word in called), unnamed)
-
-
+    if "batch" in called or (not called and at == 0):
+        return batch
+    return sequence if any(word in called for word in SEQUENCE) else other
