@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor, fx
 from torch._export.serde import schema, serialize
 from torch.export.graph_signature import ConstantArgument, ExportGraphSignature, InputKind, InputSpec, OutputKind
@@ -17,7 +16,6 @@ from graphs.sources.interpreted import ForeignGraph, Line, place
 from graphs.sources.recorded_lines import line_of, path_of
 
 HELD = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
-WRITTEN = (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION)
 SAVE_AGAIN = "Save it again with torch.export.save of a current torch."
 
 
@@ -27,7 +25,7 @@ def foreign_graph(program: schema.ExportedProgram, tensors: Mapping[str, Tensor]
     Raises:
         SourceError: torch cannot read it, or it wants what is not in the file.
     """
-    metas = program.graph_module.graph.tensor_values
+    metas, numbers = program.graph_module.graph.tensor_values, program.graph_module.graph.sym_int_values
     module, signature = _read(program, file)
     graph = module.graph
     parameters: dict[str, Tensor] = {}
@@ -38,19 +36,20 @@ def foreign_graph(program: schema.ExportedProgram, tensors: Mapping[str, Tensor]
             trained = spec.kind == InputKind.PARAMETER and value.is_floating_point()
             (parameters if trained else buffers)[str(spec.target)] = value
             _replace(node, graph, "get_attr", str(spec.target))
-        elif isinstance(spec.arg, ConstantArgument):
-            node.replace_all_uses_with(spec.arg.value)  # type: ignore[arg-type]  # a number in the place of a node
+        elif isinstance(spec.arg, ConstantArgument) or node.name in numbers:
+            fixed = spec.arg.value if isinstance(spec.arg, ConstantArgument) else numbers[node.name].as_int
+            node.replace_all_uses_with(fixed)  # type: ignore[arg-type]  # a number in the place of a node
             graph.erase_node(node)
         elif spec.kind != InputKind.USER_INPUT or node.name not in metas:
             what = f"the input `{node.name[:80]}` is not a tensor"
             raise SourceError(what, where=file, help="Export the model with tensors as inputs, and numbers fixed.")
-    _write_back(graph, signature, file)
+    written = _written(graph, signature, file)
     tables = {**parameters, **buffers}
     wanted = [_wanted(node, metas[node.name], tables) for node in graph.find_nodes(op="placeholder")]
     regions = {path: region for path, region in module.named_modules() if isinstance(region, fx.GraphModule) and path}
     for one in (graph, *(region.graph for region in regions.values())):
         _place_all(one)
-    return ForeignGraph(graph, parameters, buffers, tuple(one.name for one in wanted), regions=regions), wanted
+    return ForeignGraph(graph, parameters, buffers, tuple(one.name for one in wanted), regions=regions, written=tuple(written)), wanted
 
 
 def _read(program: schema.ExportedProgram, file: str) -> tuple[fx.GraphModule, ExportGraphSignature]:
@@ -84,22 +83,21 @@ def _replace(node: fx.Node, graph: fx.Graph, op: str, target: str) -> None:
     graph.erase_node(node)
 
 
-def _write_back(graph: fx.Graph, signature: ExportGraphSignature, file: str) -> None:
-    """New values of buffers are outputs of the program; here they are written into the buffers, and the other outputs stay."""
+def _written(graph: fx.Graph, signature: ExportGraphSignature, file: str) -> dict[str, fx.Node]:
+    """New values of buffers are outputs of the program; here they are taken out, by the name of the buffer, and the others stay."""
     output = graph.output_node()
     values = output.args[0] if isinstance(output.args[0], tuple | list) else (output.args[0],)
     kept: list[Any] = []
+    found: dict[str, fx.Node] = {}
     for value, spec in zip(values, signature.output_specs, strict=True):
-        if spec.kind in WRITTEN:
-            with graph.inserting_before(output):
-                written = graph.get_attr(str(spec.target))
-                copy = graph.call_function(torch.ops.aten.copy_.default, (written, value))
-            copy.meta = dict(value.meta) if isinstance(value, fx.Node) else {}
+        if spec.kind == OutputKind.BUFFER_MUTATION and isinstance(value, fx.Node):
+            found[str(spec.target)] = value
         elif spec.kind == OutputKind.USER_OUTPUT:
             kept.append(value)
         elif spec.kind != OutputKind.USER_INPUT_MUTATION:
             raise SourceError(f"the program has an output of the kind {spec.kind.name}", where=file, help="Export the model alone.")
-    output.args = (tuple(kept),)
+    output.args = ((*kept, *found.values()),)
+    return found
 
 
 def _wanted(node: fx.Node, meta: schema.TensorMeta, tables: Mapping[str, Tensor]) -> Wanted:

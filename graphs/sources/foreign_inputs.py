@@ -28,7 +28,7 @@ class Wanted:
     def made(self) -> Tensor:
         if self.dtype.is_floating_point or self.dtype.is_complex:
             return torch.randn(self.shape, dtype=torch.float32).to(self.dtype)
-        if "mask" in self.name or self.dtype == torch.bool:
+        if "mask" in self.name or self.dtype == torch.bool or not self.shape:
             return torch.ones(self.shape, dtype=self.dtype)
         return torch.randint(0, max(1, min(self.limit, LARGEST)), self.shape, dtype=self.dtype)
 
