@@ -15,13 +15,62 @@ from graphs.errors import SourceError
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,299}")
 OPERATOR = re.compile(r"torch\.ops\.(aten|prims|torchvision|quantized_decomposed|torchao|higher_order)\.(\w+)(?:\.(\w+))?")
-ARITHMETIC = frozenset(["getitem", "add", "and_", "eq", "floordiv", "ge", "gt", "le", "lshift", "lt", "mod", "mul", "ne", "neg", "not_", "or_", "pos", "pow", "rshift", "sub", "truediv"])
+ARITHMETIC = frozenset(
+    [
+        "getitem",
+        "add",
+        "and_",
+        "eq",
+        "floordiv",
+        "ge",
+        "gt",
+        "le",
+        "lshift",
+        "lt",
+        "mod",
+        "mul",
+        "ne",
+        "neg",
+        "not_",
+        "or_",
+        "pos",
+        "pow",
+        "rshift",
+        "sub",
+        "truediv",
+    ]
+)
 NUMBERS = frozenset(
-    ["torch._sym_sqrt", "torch.sym_float", "torch.sym_int", "torch.sym_ite", "torch.sym_max", "torch.sym_min", "torch.sym_not", "torch.sym_sum"]
+    [
+        "torch._sym_sqrt",
+        "torch.sym_float",
+        "torch.sym_int",
+        "torch.sym_ite",
+        "torch.sym_max",
+        "torch.sym_min",
+        "torch.sym_not",
+        "torch.sym_sum",
+    ]
 )
 ROUNDING = frozenset(["math.ceil", "math.floor", "math.sqrt", "math.trunc"])
 HIGHER = frozenset(
-    ["associative_scan", "auto_functionalized", "auto_functionalized_v2", "cond", "flex_attention", "invoke_subgraph", "map_impl", "scan", "strict_mode", "tag_activation_checkpoint", "while_loop", "wrap", "wrap_activation_checkpoint", "wrap_with_autocast", "wrap_with_set_grad_enabled"]
+    [
+        "associative_scan",
+        "auto_functionalized",
+        "auto_functionalized_v2",
+        "cond",
+        "flex_attention",
+        "invoke_subgraph",
+        "map_impl",
+        "scan",
+        "strict_mode",
+        "tag_activation_checkpoint",
+        "while_loop",
+        "wrap",
+        "wrap_activation_checkpoint",
+        "wrap_with_autocast",
+        "wrap_with_set_grad_enabled",
+    ]
 )
 KEPT_METADATA = ("stack_trace", "nn_module_stack")
 EXPRESSIONS = {"sym_float_values": "as_float", "sym_bool_values": "as_bool"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import linecache
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,7 +58,6 @@ class Interpreted(nn.Module):
         super().__init__()
         self._foreign = foreign
         self._names: dict[str, str] = {}  # as the graph has it -> as the module has it
-        self._constants: dict[str, Tensor] = {**foreign.constants}
         made: dict[int, Tensor] = {}  # tensors that the file ties together stay tied
         for name, value in foreign.parameters.items():
             self._hold(name, made.setdefault(id(value), nn.Parameter(_fresh(value))))
@@ -81,8 +80,8 @@ class Interpreted(nn.Module):
 
     def held(self, target: str) -> Any:
         """What a `get_attr` node of the graph reads."""
-        if target in self._constants:
-            return self._constants[target]
+        if target in self._foreign.constants:
+            return self._foreign.constants[target]
         region = self._foreign.regions.get(target)
         if region is not None:
             return _NodeByNode(region) if isinstance(region, fx.GraphModule) else region
@@ -176,6 +175,24 @@ def place(node: fx.Node, module: str, line: Line | None) -> None:
     if line is not None:
         node.meta["line"] = line
         node.meta["stack_trace"] = f'  File "{line.file}", line {line.number}, in forward\n    {line.text}\n'
+
+
+def after(node: fx.Node) -> Iterator[fx.Node]:
+    """The nodes that follow one, to the end of the graph."""
+    following = node.next
+    while following.op != "root":
+        yield following
+        following = following.next
+
+
+def fill_gaps(graph: fx.Graph) -> None:
+    """A node without a place, which some rewrite made, has that of the node before it."""
+    before: dict[str, Any] = {}
+    for node in graph.nodes:
+        if node.op in ("call_function", "call_method") and "line" not in node.meta:
+            node.meta = {**node.meta, **before}
+        elif "line" in node.meta:
+            before = {key: node.meta[key] for key in ("line", "stack_trace", "nn_module_stack")}
 
 
 def one_line(text: str, limit: int = 200) -> str:

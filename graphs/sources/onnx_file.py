@@ -26,7 +26,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from graphs.errors import SourceError
 from graphs.sources.base import Arguments, ModelSource
 from graphs.sources.foreign_inputs import Wanted, arguments, check_sizes, rows_read
-from graphs.sources.interpreted import ForeignGraph, Interpreted, Line, one_line, place, remember_lines
+from graphs.sources.interpreted import ForeignGraph, Interpreted, Line, after, one_line, place, remember_lines
 from graphs.sources.known_numbers import is_small, known, shape_of, size_of
 
 BYTES_LIMIT = 2 << 30
@@ -195,7 +195,7 @@ class _Builder(onnx2fx.graph_builder.GraphBuilder):
         for kinds, found in ((STATISTICS, self.statistics), (SCALES, self.scales)):
             found.update(sanitize_name(node.input[at]) for at in kinds.get(node.op_type, ()) if at < len(node.input))
         line = Line(self.file, number, one_line(_text(node)))
-        for one in _after(last):
+        for one in after(last):
             place(one, _module(node.name), line)
             if node.op_type in ("Shape", "Size") and one.op == "call_function":
                 one.target = shape_of if node.op_type == "Shape" else size_of
@@ -224,13 +224,6 @@ def _readable(graph: onnx.GraphProto, given: dict[str, str]) -> dict[str, str]:
             if name.startswith("onnx::") and name not in better and wish not in (*given.values(), *better.values()):
                 better[name] = wish
     return {safe: better.get(name, name) for safe, name in given.items()}
-
-
-def _after(last: fx.Node) -> Iterator[fx.Node]:
-    following = last.next
-    while following.op != "root":
-        yield following
-        following = following.next
 
 
 def _text(node: onnx.NodeProto) -> str:

@@ -20,14 +20,14 @@ def line_of(trace: Any) -> Line | None:
     if not frames:
         return None
     file, number, text = frames[-1]
-    return Line(_shown(file), int(number[:9]), one_line(text))
+    return Line(shown(file), int(number[:9]), one_line(text))
 
 
-def _shown(file: str) -> str:
-    """The name of the file, or the path from the package on."""
+def shown(file: str) -> str:
+    """The name of the file, or where installed packages are the path from there on."""
     path = one_line(file.replace("\\", "/"), 300)
     packaged = re.split(r"(?:site|dist)-packages/", path)
-    return packaged[-1] if len(packaged) > 1 else path.rsplit("/", 1)[-1]
+    return f"site-packages/{packaged[-1]}" if len(packaged) > 1 else path.rsplit("/", 1)[-1]
 
 
 def path_of(stack: Any) -> str | None:
