@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import operator
 import re
 import warnings
 from collections.abc import Iterator
@@ -69,6 +70,35 @@ class _Placing(converter.TS2FXGraphConverter):
         for one in after(last):
             if "line" not in one.meta:
                 place(one, path, line)
+
+    def convert_prim_Loop(self, node: torch._C.Node) -> None:
+        """A loop becomes one node, which runs its body as often as it takes; its body reads what stands around it as arguments."""
+        block = next(iter(node.blocks()))
+        around = sorted(self._identify_inputs_as_arguments(node) | self.blocks_to_lifted_attrs[block])
+        regions, inner = self._convert_block_to_subgraph(node, around)
+        changed = sorted(inner[0].name_update_from_subblock_to_parent)
+        trips, condition, *carried = [self.get_fx_value_by_ir_value(one) for one in node.inputs()]
+        outside = [self.get_fx_value_by_fqn(name) for name in around]
+        result = self.fx_graph.call_function(
+            _loop, (regions[0], outside, [around.index(name) for name in changed], trips, condition, carried)
+        )
+        for at, name in enumerate([*(one.debugName() for one in node.outputs()), *changed]):
+            self.name_to_node[name] = self.fx_graph.call_function(operator.getitem, (result, at))
+        if not self.is_top_level_graph():
+            self.name_update_from_subblock_to_parent |= set(changed)
+
+
+def _loop(body: Any, outside: list[Any], changed: list[int], trips: int, condition: Any, carried: list[Any]) -> tuple[Any, ...]:
+    """Runs the body while the condition holds; lists that it changes in place come back at the indices `changed` of `outside`."""
+    around, values, step = list(outside), list(carried), 0
+    while step < trips and condition:
+        found = body(*around, step, *values)
+        condition, *rest = found if isinstance(found, tuple | list) else (found,)
+        values = rest[: len(values)]
+        for at, value in zip(changed, rest[len(values) :], strict=True):
+            around[at] = value
+        step += 1
+    return (*values, *(around[at] for at in changed))
 
 
 def _foreign(gm: fx.GraphModule, whole: _Whole, constants: dict[str, Any], args: tuple[Any, ...]) -> ForeignGraph:

@@ -16,7 +16,7 @@ from graphs.sources.interpreted import Line, one_line
 from graphs.sources.recorded_lines import LIBRARY, shown
 
 TRACED = re.compile(r"^(.+)\((\d+)\): (\S+)$", re.MULTILINE)
-SCRIPTED = re.compile(r'File "([^"]+)", line (\d+)\n(.*?)\n\s*~+ <--- HERE', re.DOTALL)
+SCRIPTED = re.compile(r'File "([^"]+)", line (\d+)\n(.*?)\n\s*~+(?: <--- HERE)?$', re.DOTALL | re.MULTILINE)
 DEEPEST = 40
 
 

@@ -1,0 +1,509 @@
+"""ONNX, archives of torch.export and TorchScript: the same numbers, names, modules and lines; and nothing in a hostile file runs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from graphs.errors import SourceError
+from graphs.ladder import Standing, climb
+from graphs.sources.base import ModelSource
+from graphs.sources.exported_archive import exported_source
+from graphs.sources.onnx_file import onnx_source
+from graphs.sources.torchscript import torchscript_names, torchscript_source
+from tests.foreign_models import (
+    Counting,
+    Deciding,
+    Looping,
+    Perceptron,
+    Recurrent,
+    Remembering,
+    Residual,
+    Tied,
+    small_gpt2,
+)
+
+Made = tuple[Callable[[], nn.Module], tuple[Any, ...]]
+ROWS = torch.linspace(-1, 1, 24).reshape(3, 8)
+IMAGE = torch.linspace(-1, 1, 384).reshape(2, 3, 8, 8)
+SEQUENCE = torch.linspace(-1, 1, 80).reshape(2, 5, 8)
+IDS = torch.arange(12).reshape(2, 6)
+MODELS: dict[str, Made] = {
+    "perceptron": (Perceptron, (ROWS,)),
+    "residual": (Residual, (IMAGE,)),
+    "recurrent": (Recurrent, (SEQUENCE,)),
+    "tied": (Tied, (IDS,)),
+    "gpt2": (small_gpt2, (IDS,)),
+}
+MODES = ("inference", "training")
+
+
+def made(name: str) -> tuple[nn.Module, tuple[Any, ...]]:
+    build, args = MODELS[name]
+    torch.manual_seed(0)
+    return build().eval(), args
+
+
+def leaves(outputs: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+
+def same(source: ModelSource, model: nn.Module, args: tuple[Any, ...], error: float = 0.0) -> bool:
+    with torch.no_grad():
+        found, expected = leaves(source.build().train(model.training)(*args)), leaves(model(*args))
+    return len(found) == len(expected) > 0 and all(float((a - b).abs().max()) <= error for a, b in zip(found, expected, strict=True))
+
+
+def names(model: nn.Module) -> set[str]:
+    return {name for name, _ in model.named_parameters()}
+
+
+def first_rung(source: ModelSource, mode: str) -> Standing:
+    """On the first rung, with every module and every line known."""
+    standing = climb(source, mode, "cpu")
+    assert standing.report.rung == 1, standing.report.refused
+    assert standing.report.with_source > 0.99
+    assert standing.report.with_module > 0.99
+    if mode == "training":
+        assert {node.phase for node in standing.graph.nodes} >= {"forward", "loss", "backward"}
+    return standing
+
+
+def targets(standing: Standing) -> list[str]:
+    return [node.target for node in standing.graph.nodes if node.op == "call_function"]
+
+
+# ONNX
+
+
+def exported_onnx(model: nn.Module, args: tuple[Any, ...], name: str = "x", dynamic: bool = False) -> bytes:
+    file = io.BytesIO()
+    axes = {name: {0: "batch", 1: "sequence"}} if dynamic else None
+    torch.onnx.export(model, args, file, dynamo=False, input_names=[name], dynamic_axes=axes, opset_version=18)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["perceptron", "residual", "recurrent", "gpt2"])
+def test_an_onnx_file_computes_what_the_model_does_and_reaches_the_first_rung(name: str) -> None:
+    model, args = made(name)
+    source = onnx_source(exported_onnx(model, args, "input_ids" if name == "gpt2" else "x", dynamic=name == "gpt2"), "model.onnx")
+    assert same(source, model, args, 1e-5)
+    for mode in MODES:
+        first_rung(source, mode)
+
+
+def test_names_modules_and_lines_of_onnx_come_back() -> None:
+    model, args = made("residual")
+    content = exported_onnx(model, args)
+    source = onnx_source(content, "model.onnx")
+    assert {"stem.weight", "layers.0.conv.weight", "layers.1.conv.bias", "fc.weight"} <= names(source.build())
+    nodes = list(onnx.load_from_string(content).graph.node)
+    for node in first_rung(source, "training").graph.nodes:
+        if node.target == "aten.convolution_backward.default" and node.module == "layers.0.conv":
+            assert node.source is not None
+            assert (node.source.file, node.phase) == ("model.onnx", "backward")
+            assert nodes[node.source.line - 1].op_type == "Conv"
+            assert node.source.text.startswith("Conv(")
+            return
+    pytest.fail("no gradient of the convolution knows its module")
+
+
+def value(name: str, shape: list[Any], kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def constant(name: str, number: Any) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.array(number), name)
+
+
+def onnx_model(nodes: list[onnx.NodeProto], inputs: list[onnx.ValueInfoProto], constants: list[onnx.TensorProto]) -> onnx.ModelProto:
+    graph = helper.make_graph(nodes, "g", inputs, [value("out", ["p", "q"])], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    model.ir_version = 9
+    return model
+
+
+WEIGHT = np.random.RandomState(0).randn(6, 6).astype(np.float32)
+NODE = helper.make_node
+BODY = helper.make_graph(
+    [NODE("Identity", ["go"], ["on"]), NODE("MatMul", ["h", "w"], ["next"])], "body",
+    [value("i", [], TensorProto.INT64), value("go", [], TensorProto.BOOL), value("h", ["p", "q"])],
+    [value("on", [], TensorProto.BOOL), value("next", ["p", "q"])],
+)  # fmt: skip
+SHAPES = (
+    [NODE("MatMul", ["x", "w"], ["y"]), NODE("Shape", ["y"], ["s"]), NODE("Gather", ["s", "zero"], ["b"]),
+     NODE("Unsqueeze", ["b", "first"], ["b1"]), NODE("Concat", ["b1", "rest"], ["wish"], axis=0), NODE("Reshape", ["y", "wish"], ["z"]),
+     NODE("Slice", ["z", "from", "to", "second", "step"], ["cut"]), NODE("Tile", ["cut", "times"], ["wide"]),
+     NODE("Pad", ["wide", "pads"], ["full"]), NODE("ReduceMean", ["full", "second"], ["out"], keepdims=1)],
+    [value("x", ["batch", 4, 6])],
+    [constant("w", WEIGHT), constant("zero", 0), constant("first", [0]), constant("rest", [-1]), constant("from", [1]),
+     constant("to", [9]), constant("second", [1]), constant("step", [2]), constant("times", [1, 2]), constant("pads", [0, 1, 0, 1])],
+)  # fmt: skip
+NUMBERS = (
+    [NODE("Sub", ["one", "x"], ["a"]), NODE("Pow", ["a", "two"], ["c"]), NODE("Where", ["which", "c", "x"], ["d"]),
+     NODE("Range", ["zero", "n", "step"], ["r"]), NODE("Cast", ["r"], ["rf"], to=TensorProto.FLOAT), NODE("Add", ["d", "rf"], ["e"]),
+     NODE("CumSum", ["e", "axis"], ["f"]), NODE("Clip", ["f", "low", "high"], ["out"])],
+    [value("x", ["n_rows", 5])],
+    [constant("one", np.float32(1)), constant("two", np.float32(2)), constant("which", [True, False, True, True, False]),
+     constant("zero", 0), constant("n", 5), constant("step", 1), constant("axis", 1), constant("low", np.float32(-3)),
+     constant("high", np.float32(3))],
+)  # fmt: skip
+LOOP = (
+    [NODE("Loop", ["n", "go", "x"], ["out"], body=BODY)], [value("x", [2, 6])],
+    [constant("n", 3), constant("go", True), constant("w", WEIGHT)],
+)  # fmt: skip
+RESIZE = (
+    [NODE("Resize", ["x", "", "by"], ["big"], mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
+     NODE("Flatten", ["big"], ["out"])],
+    [value("x", [1, 2, 4, 4])], [constant("by", np.array([1, 1, 2, 2], np.float32))],
+)  # fmt: skip
+LOOKUP = (
+    [NODE("Gather", ["w", "ids"], ["e"]), NODE("TopK", ["e", "k"], ["v", "i"]), NODE("Softmax", ["v"], ["out"])],
+    [value("ids", ["batch", "seq"], TensorProto.INT64)], [constant("w", WEIGHT), constant("k", [2])],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("parts", [SHAPES, NUMBERS, LOOP, RESIZE, LOOKUP], ids=["shapes", "numbers", "loop", "resize", "lookup"])
+def test_numbers_that_decide_shapes_are_numbers(parts: Any) -> None:
+    model = onnx_model(*parts)
+    source = onnx_source(model.SerializeToString(), "model.onnx")
+    torch.manual_seed(0)
+    given: Any = source.inputs()
+    found = source.build()(**given)
+    expected = ReferenceEvaluator(model).run(None, {name: tensor.numpy() for name, tensor in given.items()})[0]
+    assert np.allclose(found.detach().numpy(), expected, atol=1e-5)
+    for mode in MODES:
+        first_rung(source, mode)
+
+
+def test_an_open_dimension_takes_a_size_with_which_the_model_runs() -> None:
+    nodes = [NODE("Reshape", ["x", "wish"], ["r"]), NODE("MatMul", ["r", "w"], ["out"])]
+    source = onnx_source(
+        onnx_model(nodes, [value("x", ["a", "b"])], [constant("wish", [-1, 32]), constant("w", np.ones((32, 2), np.float32))])
+        .SerializeToString(), "m.onnx",
+    )  # fmt: skip
+    given: Any = source.inputs()
+    assert source.build()(**given).shape[1] == 2
+
+
+def external() -> bytes:
+    model = onnx_model([NODE("MatMul", ["x", "w"], ["out"])], [value("x", [2, 6])], [constant("w", WEIGHT)])
+    weight = model.graph.initializer[0]
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="../../../../etc/passwd")
+    return model.SerializeToString()
+
+
+def external_in_a_branch() -> bytes:
+    inner = onnx.load_from_string(external()).graph.initializer[0]
+    node = helper.make_node("Constant", [], ["c"], value=inner)
+    branch = helper.make_graph([node], "b", [], [value("c", [6, 6])])
+    choice = helper.make_node("If", ["which"], ["out"], then_branch=branch, else_branch=branch)
+    return onnx_model([choice], [value("x", [2, 6])], [constant("which", True)]).SerializeToString()
+
+
+def unknown_operators() -> bytes:
+    nodes = [NODE("Frobnicate", ["x"], ["a"], domain="acme"), NODE("Frobnicate", ["a"], ["b"], domain="acme"), NODE("Nope", ["b"], ["out"])]
+    return onnx_model(nodes, [value("x", [2, 6])], []).SerializeToString()
+
+
+GOOD_ONNX = onnx_model(*LOOKUP).SerializeToString()
+NO_ONNX = [
+    ("garbage", b"\xff\x00 this is no model" * 50, "not ONNX"),
+    ("empty", b"", "no ONNX graph"),
+    ("cut off", GOOD_ONNX[: len(GOOD_ONNX) // 2], "not ONNX|no ONNX graph|not valid ONNX"),
+    ("external data", external(), "weights are not in the file"),
+    ("external data in a branch", external_in_a_branch(), "weights are not in the file"),
+    ("operators", unknown_operators(), r"Nope \(1×\), acme::Frobnicate \(2×\)"),
+    ("a missing tensor", onnx_model([NODE("MatMul", ["x", "w"], ["out"])], [value("x", [2, 6])], []).SerializeToString(), "not valid ONNX"),
+]
+
+
+@pytest.mark.parametrize(("content", "what"), [(content, what) for _, content, what in NO_ONNX], ids=[name for name, _, _ in NO_ONNX])
+def test_what_is_wrong_with_an_onnx_file_is_told(content: bytes, what: str) -> None:
+    with pytest.raises(SourceError, match=what) as caught:
+        onnx_source(content, "model.onnx")
+    assert caught.value.where == "model.onnx"
+    assert caught.value.help
+
+
+# torch.export
+
+
+def archive(model: nn.Module, args: tuple[Any, ...], decomposed: bool = False, **options: Any) -> bytes:
+    program = torch.export.export(model, args, **options)
+    file = io.BytesIO()
+    torch.export.save(program.run_decompositions() if decomposed else program, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", MODELS)
+def test_an_archive_gives_the_graph_that_its_model_gives(name: str, mode: str) -> None:
+    model, args = made(name)
+    model.train(mode == "training")
+    source = exported_source(archive(model, args), "m.pt2")
+    if name not in ("residual", "gpt2") or mode == "inference":  # whose batch norm and dropout go their own way in training
+        assert same(source, model, args)
+    assert names(source.build()) == names(model)
+    direct = climb(ModelSource("direct", lambda: model, lambda: args, None, ()), mode, "cpu")
+    standing = first_rung(source, mode)
+    assert targets(standing) == targets(direct)
+    pairs = zip(standing.graph.nodes, direct.graph.nodes, strict=True)
+    placed = [(a.module, a.source and (a.source.file.split("/")[-1], a.source.line)) for a, b in pairs if a.op == "call_function"]
+    theirs = [(b.module, b.source and (b.source.file.split("/")[-1], b.source.line)) for b in direct.graph.nodes if b.op == "call_function"]
+    wrong = [(a, b) for a, b in zip(placed, theirs, strict=True) if a != b]
+    assert len(wrong) <= 0.02 * len(placed), wrong[:5]
+
+
+@pytest.mark.parametrize("decomposed", [False, True])
+def test_buffers_branches_and_regions_of_an_archive(decomposed: bool) -> None:
+    source = exported_source(archive(Counting(), (ROWS,), decomposed), "m.pt2")
+    built = source.build()
+    built(ROWS)
+    assert built.get_buffer("count") == 1
+    standing = first_rung(source, "training")
+    assert any("cond" in target for target in targets(standing))
+    assert standing.program is not None
+    assert ("buffer", "count") in {(spec.role, spec.target) for spec in standing.program.outputs}
+
+
+def test_batch_norm_of_a_decomposed_program_keeps_its_statistics() -> None:
+    model, args = made("residual")
+    source = exported_source(archive(model.train(), args, decomposed=True), "m.pt2")
+    built = source.build()
+    built(*args)
+    model(*args)
+    assert torch.equal(built.get_buffer("layers.0.bn.running_mean"), model.get_buffer("layers.0.bn.running_mean"))
+    first_rung(source, "training")
+
+
+def test_open_sizes_of_an_archive_are_those_of_its_example() -> None:
+    model, args = made("tied")
+    dims = ({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC},)
+    source = exported_source(archive(model, args, dynamic_shapes=dims), "m.pt2")
+    given: Any = source.inputs()
+    assert given["ids"].shape == IDS.shape
+    assert int(given["ids"].max()) < 50
+    longer = torch.arange(30).reshape(3, 10)
+    assert same(source, model, (longer,))
+    first_rung(source, "training")
+
+
+class Payload:
+    """Leaves a file behind where it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return open, (str(self.mark), "w")
+
+
+def pickled(mark: Path) -> bytes:
+    file = io.BytesIO()
+    torch.save(Payload(mark), file)
+    return file.getvalue()
+
+
+def changed(content: bytes, change: Callable[[str, bytes], bytes]) -> bytes:
+    """The archive with its records changed."""
+    made_file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as before, zipfile.ZipFile(made_file, "w") as now:
+        for name in before.namelist():
+            now.writestr(name, change(name, before.read(name)))
+    return made_file.getvalue()
+
+
+def small_archive() -> bytes:
+    return archive(Perceptron().eval(), (ROWS,), dynamic_shapes=({0: torch.export.Dim("rows", min=2, max=64)},))
+
+
+def hostile(kind: str, mark: Path) -> bytes:
+    code = f"__import__('pathlib').Path({str(mark)!r}).touch()"
+
+    def change(name: str, content: bytes) -> bytes:
+        if kind == "sample inputs" and "sample_inputs" in name:
+            return pickled(mark)
+        if kind == "expression" and name.endswith("models/model.json"):
+            return content.replace(b'"expr_str": "', b'"expr_str": "' + code.encode() + b" or ")
+        if kind == "pickled weight" and name.endswith("weight_0"):
+            return pickled(mark)
+        if kind == "pickled weight" and name.endswith("model_weights_config.json"):
+            found = json.loads(content)
+            for entry in found["config"].values():
+                entry["use_pickle"] = entry["path_name"] == "weight_0"
+            return json.dumps(found).encode()
+        if kind == "object" and name.endswith("model_constants_config.json"):
+            entry = {"path_name": "custom_obj_0", "is_param": False, "use_pickle": True, "tensor_meta": None}
+            return json.dumps({"config": {"object": entry}}).encode()
+        return content
+
+    return changed(small_archive(), change)
+
+
+@pytest.mark.parametrize("kind", ["sample inputs", "expression", "pickled weight"])
+def test_these_attacks_work_on_torch_itself(kind: str, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    with contextlib.suppress(Exception):
+        torch.export.load(io.BytesIO(hostile(kind, mark)))
+    assert mark.exists()
+
+
+@pytest.mark.parametrize("kind", ["sample inputs", "expression"])
+def test_what_is_not_needed_is_not_read(kind: str, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    source = exported_source(hostile(kind, mark), "m.pt2")
+    first_rung(source, "inference")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(("kind", "what"), [("pickled weight", "more than a tensor"), ("object", "no tensor")])
+def test_what_only_unpickling_could_read_is_refused(kind: str, what: str, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    with pytest.raises(SourceError, match=what) as caught:
+        exported_source(hostile(kind, mark), "m.pt2")
+    assert caught.value.help
+    assert not mark.exists()
+
+
+CODE = "x=open('/tmp/fxscope-ran','w'):\\n"
+WORDS = [
+    ('"torch.ops.aten.linear.default"', '"torch.os.system"', "operator"),
+    ('"torch.ops.aten.linear.default"', '"torch.ops.aten.from_file.default"', "operator"),
+    ('"torch.ops.aten.linear.default"', '"torch.ops.aten.__init__.__globals__"', "operator"),
+    ('"torch.ops.aten.linear.default"', '"torch.ops.higher_order.triton_kernel_wrapper_mutation"', "operator"),
+    ('"torch.ops.aten.linear.default"', '"_operator.attrgetter"', "operator"),
+    ('"torch.ops.aten.linear.default"', '"torch.hub.load"', "operator"),
+    ('"name": "x"', f'"name": "{CODE}"', "a name that is none"),
+    ('"name": "linear"', f'"name": "{CODE}"', "a name that is none"),
+    ('"name": "linear"', '"name": "nowhere"', "cannot be read"),
+    ('"major": 8', '"major": 5', "of version 5"),
+    ('"graph_module"', '"nothing"', "cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "what"), WORDS, ids=[f"{after[:40]}" for _, after, _ in WORDS])
+def test_words_of_a_program_that_could_do_harm_are_refused(before: str, after: str, what: str) -> None:
+    def change(name: str, content: bytes) -> bytes:
+        if not name.endswith("models/model.json"):
+            return content
+        assert before.encode() in content
+        return content.replace(before.encode(), after.encode())
+
+    with pytest.raises(SourceError, match=what) as caught:
+        exported_source(changed(small_archive(), change), "m.pt2")
+    assert caught.value.help
+    assert not Path("/tmp/fxscope-ran").exists()
+
+
+@pytest.mark.parametrize("read", [lambda content: exported_source(content, "m"), torchscript_names], ids=["pt2", "torchscript"])
+def test_what_is_cut_off_is_told(read: Callable[[bytes], Any]) -> None:
+    content = small_archive() if read is not torchscript_names else scripted(Perceptron())
+    for part in (0, 10, len(content) // 2, len(content) - 30):
+        with pytest.raises(SourceError, match="cut off") as caught:
+            read(content[:part])
+        assert caught.value.help
+
+
+def test_another_archive_is_told_from_a_program() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as now:
+        now.writestr("a/serialized_exported_program.json", "{}")
+    with pytest.raises(SourceError, match="written by torch 2.7 or older|cut off"):
+        exported_source(file.getvalue(), "m.pt2")
+    with pytest.raises(SourceError, match="no archive of torch.export"):
+        exported_source(scripted(Perceptron()), "m.pt2")
+
+
+# TorchScript
+
+
+def scripted(model: nn.Module) -> bytes:
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.script(model), file)
+    return file.getvalue()
+
+
+def traced(model: nn.Module, args: tuple[Any, ...]) -> bytes:
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(model, args), file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("name", "way"), [(name, "trace") for name in MODELS] + [(name, "script") for name in MODELS if name != "gpt2"])
+def test_torchscript_computes_what_the_model_does_and_reaches_the_first_rung(name: str, way: str) -> None:
+    model, args = made(name)
+    content = traced(model, args) if way == "trace" else scripted(model)
+    for mode in MODES:
+        source, notes = torchscript_source(content, "m.pt", lambda: args, mode)
+        assert notes == ()
+        assert names(source.build()) == names(model)
+        assert same(source, model.eval(), args, 1e-6)
+        standing = first_rung(source, mode)
+        own = [node for node in standing.graph.nodes if node.source and node.source.file.endswith("foreign_models.py")]
+        assert len(own) > 5
+
+
+def test_scripted_code_does_in_training_what_it_says() -> None:
+    model, args = made("residual")
+    source, _ = torchscript_source(scripted(model), "m.pt", lambda: args, "training")
+    direct = climb(ModelSource("direct", lambda: model, lambda: args, None, ()), "training", "cpu")
+    assert targets(first_rung(source, "training")) == targets(direct)
+
+
+def test_loops_arguments_and_lists_of_torchscript() -> None:
+    content = scripted(Looping())
+    assert torchscript_names(content) == [("x", "Tensor")]
+    for given in ({"x": ROWS}, {"x": ROWS, "n": 1}):
+        source, notes = torchscript_source(content, "m.pt", lambda given=given: given)
+        assert notes == ()
+        nodes = first_rung(source, "training").graph.nodes
+        relus = [node for node in nodes if node.target == "aten.relu.default"]
+        assert len(relus) == 3 + given.get("n", 2)
+        assert {"rows.0", "rows.1"} <= {node.module for node in nodes}
+        assert {node.source.text for node in relus if node.source} == {"x = torch.relu(self.a(x)) + i"}
+
+
+def test_a_decision_of_torchscript_is_a_branch_of_the_graph() -> None:
+    source, notes = torchscript_source(scripted(Deciding()), "m.pt", lambda: (ROWS,))
+    assert notes == ()
+    model = source.build()
+    for x in (ROWS + 2, ROWS - 2):
+        assert torch.equal(model(x), x * 2) == (float(x.sum()) < 0)
+    assert any("cond" in target for target in targets(first_rung(source, "training")))
+
+
+def test_what_cannot_be_converted_is_one_run_that_says_so() -> None:
+    source, notes = torchscript_source(scripted(Remembering()), "m.pt", lambda: {"x": ROWS})
+    assert "one run" in notes[0]
+    standing = climb(source, "training", "cpu")
+    assert standing.report.rung == 1
+    assert (
+        {spec.target for spec in standing.program.inputs if spec.role == "parameter"} == {"a.weight", "a.bias"}
+        if standing.program
+        else False
+    )
+    assert standing.report.with_source > 0.99
+
+
+@pytest.mark.parametrize(("given", "what"), [({"y": ROWS}, "no argument `y`"), ({}, "needs `x`"), ((ROWS[:, :3],), "does not run")])
+def test_wrong_arguments_for_torchscript_are_told(given: Any, what: str) -> None:
+    with pytest.raises(SourceError, match=what) as caught:
+        torchscript_source(scripted(Perceptron()), "m.pt", lambda: given)
+    assert caught.value.help
