@@ -66,7 +66,7 @@ def _records(content: bytes, name: str) -> _Records:
     try:
         reader = torch._C.PyTorchFileReader(io.BytesIO(content))
         names = frozenset(reader.get_all_records())
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise SourceError("the file is no archive of torch.export, or it is cut off", where=name, help=SAVE_AGAIN) from error
     if "serialized_exported_program.json" in names:
         raise SourceError("the archive was written by torch 2.7 or older", where=name, help=SAVE_AGAIN)

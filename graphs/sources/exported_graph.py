@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor, fx
 from torch._export.serde import schema, serialize
 from torch.export.graph_signature import ConstantArgument, ExportGraphSignature, InputKind, InputSpec, OutputKind
@@ -15,6 +16,7 @@ from graphs.sources.foreign_inputs import Wanted, rows_read
 from graphs.sources.interpreted import ForeignGraph, Line, place
 from graphs.sources.recorded_lines import line_of, path_of
 
+aten = torch.ops.aten
 HELD = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 SAVE_AGAIN = "Save it again with torch.export.save of a current torch."
 
@@ -43,13 +45,13 @@ def foreign_graph(program: schema.ExportedProgram, tensors: Mapping[str, Tensor]
         elif spec.kind != InputKind.USER_INPUT or node.name not in metas:
             what = f"the input `{node.name[:80]}` is not a tensor"
             raise SourceError(what, where=file, help="Export the model with tensors as inputs, and numbers fixed.")
-    written = _written(graph, signature, file)
+    _write_back(graph, signature, file)
     tables = {**parameters, **buffers}
     wanted = [_wanted(node, metas[node.name], tables) for node in graph.find_nodes(op="placeholder")]
     regions = {path: region for path, region in module.named_modules() if isinstance(region, fx.GraphModule) and path}
     for one in (graph, *(region.graph for region in regions.values())):
         _place_all(one)
-    return ForeignGraph(graph, parameters, buffers, tuple(one.name for one in wanted), regions=regions, written=tuple(written)), wanted
+    return ForeignGraph(graph, parameters, buffers, tuple(one.name for one in wanted), regions=regions), wanted
 
 
 def _read(program: schema.ExportedProgram, file: str) -> tuple[fx.GraphModule, ExportGraphSignature]:
@@ -83,21 +85,31 @@ def _replace(node: fx.Node, graph: fx.Graph, op: str, target: str) -> None:
     graph.erase_node(node)
 
 
-def _written(graph: fx.Graph, signature: ExportGraphSignature, file: str) -> dict[str, fx.Node]:
-    """New values of buffers are outputs of the program; here they are taken out, by the name of the buffer, and the others stay."""
+def _write_back(graph: fx.Graph, signature: ExportGraphSignature, file: str) -> None:
+    """New values of buffers are outputs of the program; here they are written into the buffers, and the other outputs stay.
+    What was read before is a copy, since autograd may need it as it was."""
     output = graph.output_node()
     values = output.args[0] if isinstance(output.args[0], tuple | list) else (output.args[0],)
     kept: list[Any] = []
-    found: dict[str, fx.Node] = {}
     for value, spec in zip(values, signature.output_specs, strict=True):
         if spec.kind == OutputKind.BUFFER_MUTATION and isinstance(value, fx.Node):
-            found[str(spec.target)] = value
+            _copy_what_is_read(graph, str(spec.target))
+            with graph.inserting_before(output):
+                written = graph.call_function(aten.copy_.default, (graph.get_attr(str(spec.target)), value))
+            written.meta = dict(value.meta)
         elif spec.kind == OutputKind.USER_OUTPUT:
             kept.append(value)
         elif spec.kind != OutputKind.USER_INPUT_MUTATION:
             raise SourceError(f"the program has an output of the kind {spec.kind.name}", where=file, help="Export the model alone.")
-    output.args = ((*kept, *found.values()),)
-    return found
+    output.args = (tuple(kept),)
+
+
+def _copy_what_is_read(graph: fx.Graph, target: str) -> None:
+    for read in [node for node in graph.find_nodes(op="get_attr") if node.target == target]:
+        with graph.inserting_after(read):
+            copy = graph.call_function(aten.clone.default, (read,))
+        copy.meta = dict(next(iter(read.users)).meta)
+        read.replace_all_uses_with(copy, delete_user_cb=lambda user, copy=copy: user is not copy)
 
 
 def _wanted(node: fx.Node, meta: schema.TensorMeta, tables: Mapping[str, Tensor]) -> Wanted:

@@ -38,7 +38,6 @@ class ForeignGraph:
         parameters, buffers: by dotted name.
         constants: tensors that are no part of the model's state.
         regions: graphs within the graph, such as the branches of a condition.
-        written: buffers whose new values are the last outputs.
         inputs: what the arguments are called, in order.
     """
 
@@ -48,7 +47,6 @@ class ForeignGraph:
     inputs: tuple[str, ...]
     constants: Mapping[str, Tensor] = field(default_factory=dict)
     regions: Mapping[str, nn.Module] = field(default_factory=dict)
-    written: tuple[str, ...] = ()
 
 
 class Interpreted(nn.Module):
@@ -67,16 +65,7 @@ class Interpreted(nn.Module):
     def forward(self, /, *args: Any, **named: Any) -> Any:
         given = (*args, *(named[name] for name in self._foreign.inputs[len(args) :] if name in named))
         with fx_traceback.preserve_node_meta():
-            outputs = _Run(self, self._foreign.graph, given).run(*given)
-        return self._wrote(outputs) if self._foreign.written else outputs
-
-    def _wrote(self, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Takes new values for buffers: set rather than copied, since autograd may have saved the old ones."""
-        written = self._foreign.written
-        for name, value in zip(written, outputs[-len(written) :], strict=True):
-            path, _, last = self._names[name].rpartition(".")
-            setattr(self.get_submodule(path), last, value.detach() if value.requires_grad else value)
-        return outputs[: -len(written)]
+            return _Run(self, self._foreign.graph, given).run(*given)
 
     def held(self, target: str) -> Any:
         """What a `get_attr` node of the graph reads."""

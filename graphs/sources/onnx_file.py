@@ -44,6 +44,7 @@ GUESSES = (
 )  # batch, sequence, others
 STATISTICS = {"BatchNormalization": (3, 4)}  # operands that are running statistics, not weights
 SCALES = {"Resize": (1, 2), "Upsample": (1,)}  # operands that decide shapes, and are not integers
+TUPLES = ("If", "Loop", "Scan", "Split")  # which onnx2fx gives as a tuple, also where there is one output
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 OPERANDS = ("input", "weight", "bias")  # of these
 
@@ -186,6 +187,8 @@ class _Builder(onnx2fx.graph_builder.GraphBuilder):
             last = next(iter(reversed(self.graph.nodes)))
             handler, domain, _ = self._resolve_handler(node)
             made: Any = handler(self, node)
+            if node.op_type in TUPLES and len(node.output) == 1:
+                made = self.call_function(_alone, (made,))
             self._register_outputs(node, made, domain)
             self._place_after(last, number, node)
         self._create_outputs()
@@ -212,6 +215,10 @@ class _Builder(onnx2fx.graph_builder.GraphBuilder):
         for node in self.graph.find_nodes(op="get_attr"):
             node.target = names.get(str(node.target), node.target)
         return ForeignGraph(self.graph, held["parameter"], held["buffer"], tuple(self.arguments), held["constant"], self._submodules)
+
+
+def _alone(made: Any) -> Any:
+    return made[0] if isinstance(made, tuple | list) and len(made) == 1 else made
 
 
 def _readable(graph: onnx.GraphProto, given: dict[str, str]) -> dict[str, str]:
