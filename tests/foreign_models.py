@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
+import numpy as np
+import onnx
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 
@@ -147,3 +151,37 @@ def small_gpt2() -> nn.Module:
             return self.lm(input_ids, attention_mask=mask, use_cache=False).logits
 
     return Logits()
+
+
+def archive(model: nn.Module, args: tuple[Any, ...], decomposed: bool = False, **options: Any) -> bytes:
+    program = torch.export.export(model, args, **options)
+    file = io.BytesIO()
+    torch.export.save(program.run_decompositions() if decomposed else program, file)
+    return file.getvalue()
+
+
+def scripted(model: nn.Module) -> bytes:
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.script(model), file)
+    return file.getvalue()
+
+
+def traced(model: nn.Module, args: tuple[Any, ...]) -> bytes:
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(model, args), file)
+    return file.getvalue()
+
+
+def value(name: str, shape: list[Any], kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def constant(name: str, number: Any) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.array(number), name)
+
+
+def onnx_model(nodes: list[onnx.NodeProto], inputs: list[onnx.ValueInfoProto], constants: list[onnx.TensorProto]) -> onnx.ModelProto:
+    graph = helper.make_graph(nodes, "g", inputs, [value("out", ["p", "q"])], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    model.ir_version = 9
+    return model

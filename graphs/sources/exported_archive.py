@@ -107,7 +107,8 @@ def _program(records: _Records, name: str) -> schema.ExportedProgram:
             what = f"the graph is of version {str(major)[:20]}, and this torch reads {schema.SCHEMA_VERSION[0]}"
             raise SourceError(what, where=name, help=SAVE_AGAIN)
         check_program(found, name)
-        return serialize._dict_to_dataclass(schema.ExportedProgram, plain_numbers(found))
+        program: Any = serialize._dict_to_dataclass(schema.ExportedProgram, plain_numbers(found))
+        return program
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError, RecursionError, IndexError) as error:
         _damaged(error, name)
 
@@ -143,7 +144,7 @@ def _tensor(records: _Records, entry: Mapping[str, Any], folder: str, key: str, 
     content = records.read(f"{folder}{path}")
     if entry["use_pickle"]:
         return _weights_only(content, key, name)
-    meta = serialize._dict_to_dataclass(schema.TensorMeta, plain_numbers(entry["tensor_meta"]))
+    meta: Any = serialize._dict_to_dataclass(schema.TensorMeta, plain_numbers(entry["tensor_meta"]))
     dtype = serialize.deserialize_scalar_type(meta.dtype)
     sizes, strides = ([int(size.as_int) for size in listed] for listed in (meta.sizes, meta.strides))
     elements = 1

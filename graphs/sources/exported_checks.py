@@ -153,8 +153,8 @@ def plain_numbers(value: Any, kind: str = "as_int") -> Any:
     return made
 
 
-def _hint(expression: Any, kind: str) -> Any:
+def _hint(expression: Any, kind: str) -> int | float | bool:
     """Sizes below 0 and above what memory holds are no sizes."""
-    hint = (expression.get("hint") or {}).get(kind) if isinstance(expression, dict) else None
+    hint: Any = (expression.get("hint") or {}).get(kind) if isinstance(expression, dict) else None
     wanted = type(PLAIN[kind])
     return hint if isinstance(hint, wanted) and (wanted is not int or 0 <= hint < 1 << 40) else PLAIN[kind]

@@ -72,7 +72,7 @@ def _damaged(error: BaseException, file: str) -> NoReturn:
 
 
 def _tensor(tensors: Mapping[str, Tensor], spec: InputSpec, file: str) -> Tensor:
-    if spec.target not in tensors:
+    if spec.target is None or spec.target not in tensors:
         raise SourceError(f"the archive has no weight `{str(spec.target)[:80]}`", where=file, help=SAVE_AGAIN)
     return tensors[spec.target]
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit._fuser import optimized_execution
 from torch.utils import _pytree as pytree
 
 from graphs.errors import SourceError
@@ -32,8 +33,7 @@ def torchscript_names(content: bytes) -> list[tuple[str, str]]:
     Raises:
         SourceError: no TorchScript, or it has no forward.
     """
-    forward = _loaded(content, "the file").forward
-    return [(one.name, str(one.type)) for one in forward.schema.arguments[1:] if not one.has_default_value()]
+    return [(one.name, str(one.type)) for one in _parameters(_loaded(content, "the file")) if not one.has_default_value()]
 
 
 def torchscript_source(
@@ -48,7 +48,7 @@ def torchscript_source(
     Raises:
         SourceError: no TorchScript, cut off, or it does not run with these inputs; says what and the way out.
     """
-    names = tuple(one.name for one in _loaded(content, name).forward.schema.arguments[1:])
+    names = tuple(one.name for one in _parameters(_loaded(content, name)))
 
     @functools.cache
     def found(training: bool) -> _Found:
@@ -106,6 +106,12 @@ def _loaded(content: bytes, name: str) -> torch.jit.ScriptModule:
     return found
 
 
+def _parameters(module: torch.jit.ScriptModule) -> list[Any]:
+    """What forward takes besides the module: name, type, default."""
+    forward: Any = module.forward
+    return forward.schema.arguments[1:]
+
+
 def _graph(content: bytes, name: str, inputs: Callable[[], Arguments], training: bool) -> _Found:
     """The graph in one mode."""
     module = _loaded(content, name).train(training)
@@ -127,7 +133,7 @@ def _graph(content: bytes, name: str, inputs: Callable[[], Arguments], training:
 
 def _positional(module: torch.jit.ScriptModule, given: Arguments, name: str) -> tuple[Any, ...]:
     """Arguments in the order of forward, with defaults for those that are not given; too many are as good as none."""
-    known = module.forward.schema.arguments[1:]
+    known = _parameters(module)
     if isinstance(given, tuple):
         given = {one.name: value for one, value in zip(known, given, strict=False)} if len(given) <= len(known) else {}
     missing = [one.name for one in known if one.name not in given and not one.has_default_value()]
@@ -140,7 +146,7 @@ def _positional(module: torch.jit.ScriptModule, given: Arguments, name: str) -> 
 
 def _ran(module: nn.Module, args: tuple[Any, ...], name: str) -> Any:
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), torch.jit.optimized_execution(False):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), optimized_execution(False):
             torch.manual_seed(0)
             return module(*_copied(args))
     except Exception as error:

@@ -14,6 +14,7 @@ from unittest import mock
 import torch
 from torch import Tensor, fx
 from torch._export import converter
+from torch._export.passes.replace_quantized_ops_with_standard_ops_pass import replace_quantized_ops_with_standard_ops
 from torch.utils import _pytree as pytree
 
 from graphs.sources.interpreted import ForeignGraph, after, fill_gaps, place
@@ -32,7 +33,7 @@ def converted(module: torch.jit.ScriptModule, args: tuple[Any, ...], file: str) 
                 whole.name_to_constant, names,
             )  # fmt: skip
             found = one.convert()
-        converter.replace_quantized_ops_with_standard_ops(found)
+        replace_quantized_ops_with_standard_ops(found)
     return _foreign(found, whole, one.name_to_constant, args)
 
 

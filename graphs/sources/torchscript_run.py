@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.graph import CodeGen
+from torch.jit._fuser import optimized_execution
 from torch.utils import _pytree as pytree
 
 from graphs.sources.interpreted import ForeignGraph, Line, one_line, place
@@ -26,7 +27,7 @@ def one_run(module: torch.jit.ScriptModule, args: tuple[Any, ...], file: str) ->
         outputs = module(*pytree.tree_unflatten(fresh, structure))
         return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
-    with torch.no_grad(), torch.jit.optimized_execution(False):
+    with torch.no_grad(), optimized_execution(False):
         gm = make_fx(run, pre_dispatch=True, _error_on_data_dependent_ops=False)(*(leaves[number] for number in at))
     gm.graph.set_codegen(CodeGen())
     constants: dict[str, Tensor] = {}
