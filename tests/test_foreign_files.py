@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from graphs.errors import SourceError
-from graphs.ladder import Standing, climb
+from graphs.ladder import Standing, climb, graph_only
 from graphs.sources.base import ModelSource
 from graphs.sources.exported_archive import exported_source
 from graphs.sources.onnx_file import onnx_source
@@ -74,13 +74,33 @@ def names(model: nn.Module) -> set[str]:
     return {name for name, _ in model.named_parameters()}
 
 
+def assert_runs(standing: Standing, source: ModelSource) -> None:
+    """The captured graph computes what the source's model does with the same weights and inputs."""
+    program = graph_only(standing, "run")
+    torch.manual_seed(0)
+    tensors = program.tensors(0)
+    model, args = source.build().eval(), source.inputs()
+    model.load_state_dict(
+        {name: tensors[role, name] for role, name in tensors if role in ("parameter", "buffer") and name in model.state_dict()}
+    )
+    flat = iter(value for (role, _), value in tensors.items() if role == "input")
+    given: Any = pytree.tree_map_only(Tensor, lambda _: next(flat), args)
+    outputs = program.run(program.materialize(0))
+    found = [one for spec, one in zip(program.outputs, outputs, strict=True) if spec.role == "output" and one is not None]
+    with torch.no_grad():
+        expected = leaves(model(**given) if isinstance(given, dict) else model(*given))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, expected, strict=True))
+
+
 def first_rung(source: ModelSource, mode: str) -> Standing:
     """On the first rung, with every module and every line known."""
     standing = climb(source, mode, "cpu")
     assert standing.report.rung == 1, standing.report.refused
     assert standing.report.with_source > 0.99
     assert standing.report.with_module > 0.99
-    if mode == "training" and names(source.build()):
+    if mode == "inference":
+        assert_runs(standing, source)
+    elif names(source.build()):
         assert {node.phase for node in standing.graph.nodes} >= {"forward", "loss", "backward"}
     return standing
 
@@ -268,9 +288,10 @@ def test_torchscript_computes_what_the_model_does_and_reaches_the_first_rung(nam
 
 def test_scripted_code_does_in_training_what_it_says() -> None:
     model, args = made("residual")
-    source, _ = torchscript_source(scripted(model), "m.pt", lambda: args, "training")
-    direct = climb(ModelSource("direct", lambda: model, lambda: args, None, ()), "training", "cpu")
-    assert targets(first_rung(source, "training")) == targets(direct)
+    source, _ = torchscript_source(scripted(model), "m.pt", lambda: args)
+    direct = ModelSource("direct", lambda: model, lambda: args, None, ())
+    for mode in ("training", "inference"):
+        assert targets(first_rung(source, mode)) == targets(climb(direct, mode, "cpu"))
 
 
 def test_loops_arguments_and_lists_of_torchscript() -> None:

@@ -109,7 +109,9 @@ def _program(records: _Records, name: str) -> schema.ExportedProgram:
         check_program(found, name)
         program: Any = serialize._dict_to_dataclass(schema.ExportedProgram, plain_numbers(found))
         return program
-    except (KeyError, TypeError, ValueError, AttributeError, AssertionError, RecursionError, IndexError) as error:
+    except SourceError:
+        raise
+    except Exception as error:  # torch's reader trusts what it reads
         _damaged(error, name)
 
 
@@ -131,7 +133,9 @@ def _tensors(records: _Records, config: str, folder: str, name: str) -> dict[str
             if same not in made:
                 made[same] = _tensor(records, entry, folder, key, name)
             found[key] = made[same]
-    except (KeyError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError, OverflowError) as error:
+    except SourceError:
+        raise
+    except Exception as error:
         _damaged(error, name)
     return found
 

@@ -25,6 +25,7 @@ def checked_onnx(content: bytes, name: str) -> onnx.ModelProto:
         SourceError: not ONNX, other files are needed, operators that are not known, too large; says which and the way out.
     """
     model = _read(content, name)
+    _check_text(model, name)
     _check_tensors_are_inside(model, name)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
@@ -48,6 +49,17 @@ def _read(content: bytes, name: str) -> onnx.ModelProto:
         what = f"the graph has {nodes:,} nodes, and {NODES_LIMIT:,} are the limit"
         raise SourceError(what, where=name, help="Export a part of the model, such as one block.")
     return model
+
+
+def _check_text(model: onnx.ModelProto, name: str) -> None:
+    """Where a name is not text, protobuf hands out bytes."""
+    for graph in _graphs(model.graph):
+        values = [one.name for one in (*graph.input, *graph.output, *graph.initializer, *graph.value_info)]
+        nodes = [text for node in graph.node for text in (node.name, node.op_type, node.domain, *node.input, *node.output)]
+        if not all(isinstance(text, str) for text in (*values, *nodes)):
+            raise SourceError(
+                "the file has names that are no text: it is damaged", where=name, help="Export it again with torch.onnx.export."
+            )
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

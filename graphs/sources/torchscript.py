@@ -99,7 +99,7 @@ def _loaded(content: bytes, name: str) -> torch.jit.ScriptModule:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that TorchScript is deprecated
             found = torch.jit.load(io.BytesIO(content), map_location="cpu")
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # its reader raises many kinds
         raise SourceError("the file is not TorchScript, or it is cut off", where=name, help=SAVE_AGAIN) from error
     if not hasattr(found, "forward"):
         raise SourceError("the TorchScript module has no forward", where=name, help="Save the module whose forward is the model.")

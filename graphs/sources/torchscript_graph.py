@@ -113,7 +113,8 @@ def _foreign(gm: fx.GraphModule, whole: _Whole, constants: dict[str, Any], args:
     known = {key: value for key, value in constants.items() if isinstance(value, Tensor)}
     others = {name: _found(gm, name) for name in read if name not in {**whole.name_to_param, **whole.name_to_buffer, **known, **regions}}
     parameters = {name: value for name, value in whole.name_to_param.items() if value.is_floating_point()}
-    buffers = {**whole.name_to_buffer, **{name: value for name, value in whole.name_to_param.items() if name not in parameters}}
+    state = {**whole.name_to_buffer, **whole.name_to_param}  # the converter lists some parameters among the buffers too
+    buffers = {name: value for name, value in state.items() if name not in parameters}
     held = {**known, **{name: value for name, value in others.items() if isinstance(value, Tensor)}}
     return ForeignGraph(gm.graph, parameters, buffers, inputs, held, regions)
 
