@@ -227,6 +227,7 @@ def test_an_archive_gives_the_graph_that_its_model_gives(name: str, mode: str) -
     if name not in ("residual", "gpt2") or mode == "inference":  # whose batch norm and dropout go their own way in training
         assert same(source, model, args)
     assert names(source.build()) == names(model)
+    assert set(source.build().state_dict()) >= set(model.state_dict())
     direct = climb(ModelSource("direct", lambda: model, lambda: args, None, ()), mode, "cpu")
     standing = first_rung(source, mode)
     assert targets(standing) == targets(direct)
@@ -280,6 +281,7 @@ def test_torchscript_computes_what_the_model_does_and_reaches_the_first_rung(nam
         source, notes = torchscript_source(content, "m.pt", lambda: args, mode)
         assert notes == ()
         assert names(source.build()) == names(model)
+        assert set(source.build().state_dict()) == set(model.state_dict())
         assert same(source, model.eval(), args, 1e-6)
         standing = first_rung(source, mode)
         own = [node for node in standing.graph.nodes if node.source and node.source.file.endswith("foreign_models.py")]

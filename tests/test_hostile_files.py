@@ -15,12 +15,13 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from torch import Tensor, nn
 
 from graphs.errors import SourceError
 from graphs.ladder import climb
 from graphs.sources.exported_archive import exported_source
 from graphs.sources.onnx_file import onnx_source
-from graphs.sources.torchscript import torchscript_names
+from graphs.sources.torchscript import torchscript_names, torchscript_source
 from tests.foreign_models import Perceptron, archive, constant, onnx_model, scripted, value
 
 ROWS = torch.linspace(-1, 1, 24).reshape(3, 8)
@@ -195,3 +196,36 @@ def test_another_archive_is_told_from_a_program() -> None:
         exported_source(file.getvalue(), "m.pt2")
     with pytest.raises(SourceError, match="no archive of torch.export"):
         exported_source(scripted(Perceptron()), "m.pt2")
+
+
+class Writing(nn.Module):
+    """Writes a file in TorchScript's own way."""
+
+    def __init__(self, mark: str) -> None:
+        super().__init__()
+        self.mark = mark
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.save(x, self.mark)
+        return x
+
+
+class Speaking(nn.Module):
+    """Says the word, and does nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.dim() == 2, "save the model with two dimensions"
+        return x
+
+
+def test_torchscript_that_writes_a_file_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    content = scripted(Writing(str(mark)))
+    torch.jit.load(io.BytesIO(content))(ROWS)
+    assert mark.exists()
+    mark.unlink()
+    with pytest.raises(SourceError, match="calls `save`") as caught:
+        torchscript_source(content, "m.pt", lambda: (ROWS,))
+    assert caught.value.help
+    assert not mark.exists()
+    assert torchscript_names(scripted(Speaking())) == [("x", "Tensor")]

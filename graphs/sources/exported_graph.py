@@ -95,7 +95,7 @@ def _write_back(graph: fx.Graph, signature: ExportGraphSignature, file: str) -> 
         if spec.kind == OutputKind.BUFFER_MUTATION and isinstance(value, fx.Node):
             _copy_what_is_read(graph, str(spec.target))
             with graph.inserting_before(output):
-                written = graph.call_function(aten.copy_.default, (graph.get_attr(str(spec.target)), value))
+                written = graph.call_function(aten.copy_.default, (graph.create_node("get_attr", str(spec.target)), value))
             written.meta = dict(value.meta)
         elif spec.kind == OutputKind.USER_OUTPUT:
             kept.append(value)

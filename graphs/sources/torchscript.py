@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from graphs.errors import SourceError
 from graphs.sources.base import Arguments, ModelSource
 from graphs.sources.interpreted import ForeignGraph, Interpreted, one_line, remember_lines
+from graphs.sources.torchscript_checks import check_code
 from graphs.sources.torchscript_graph import converted
 from graphs.sources.torchscript_run import one_run
 
@@ -95,6 +96,7 @@ def _tensors(args: tuple[Any, ...], flat: bool) -> tuple[Any, ...]:
 
 
 def _loaded(content: bytes, name: str) -> torch.jit.ScriptModule:
+    check_code(content, name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that TorchScript is deprecated
