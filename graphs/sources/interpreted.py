@@ -71,9 +71,8 @@ class Interpreted(nn.Module):
         """What a `get_attr` node of the graph reads."""
         if target in self._foreign.constants:
             return self._foreign.constants[target]
-        region = self._foreign.regions.get(target)
-        if region is not None:
-            return _NodeByNode(region) if isinstance(region, fx.GraphModule) else region
+        if target in self._foreign.regions:
+            return self._foreign.regions[target]
         found: Any = self
         for part in self._names[target].split("."):
             found = getattr(found, part)
@@ -109,38 +108,46 @@ def _fresh(value: Tensor) -> Tensor:
     return value.detach().clone().to(torch.get_default_device())
 
 
-class _NodeByNode(nn.Module):
-    """A region of the graph, which keeps its lines."""
+class _Nodes(fx.Interpreter):
+    """Runs node by node. Devices that the file names become the device of this run; regions within run node by node too."""
 
-    def __init__(self, region: fx.GraphModule) -> None:
-        super().__init__()
-        self.region = region
-
-    def forward(self, *args: Any) -> Any:
-        return fx.Interpreter(self.region).run(*args)
-
-
-class _Run(fx.Interpreter):
-    """One run. Devices that the file names become the device of this run; an error tells the line it happened at."""
-
-    def __init__(self, model: Interpreted, graph: fx.Graph, given: tuple[Any, ...]) -> None:
-        super().__init__(model, graph=graph)
-        tensors = (value for value in (*given, *model.parameters(), *model.buffers()) if isinstance(value, Tensor))
-        self.device = next((value.device for value in tensors), torch.device("cpu"))
-        self.extra_traceback = False
+    device = torch.device("cpu")
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        assert isinstance(self.module, Interpreted)
-        return self.module.held(target)
-
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        assert isinstance(self.module, Interpreted)
-        return self.module.held(target)(*args, **kwargs)
+        found = self.module.held(target) if isinstance(self.module, Interpreted) else super().get_attr(target, args, kwargs)
+        return _Region(found, self.device) if isinstance(found, fx.GraphModule) else found
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         here = [self.device if isinstance(value, torch.device) else value for value in args]
         named = {key: self.device if isinstance(value, torch.device) else value for key, value in kwargs.items()}
         return super().call_function(target, tuple(here), named)
+
+
+class _Region(nn.Module):
+    """A region of the graph, which keeps its lines; as a module, since that is what operators with branches take."""
+
+    def __init__(self, region: fx.GraphModule, device: torch.device) -> None:
+        super().__init__()
+        self.region, self.device = region, device
+
+    def forward(self, *args: Any) -> Any:
+        nodes = _Nodes(self.region)
+        nodes.device = self.device
+        return nodes.run(*args)
+
+
+class _Run(_Nodes):
+    """One run of the whole graph; an error tells the line it happened at."""
+
+    def __init__(self, model: Interpreted, graph: fx.Graph, given: tuple[Any, ...]) -> None:
+        super().__init__(model, graph=graph)
+        tensors = (value for value in (*given, *model.parameters(), *model.buffers()) if isinstance(value, Tensor))
+        self.device = next((value.device for value in tensors), self.device)
+        self.extra_traceback = False
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        assert isinstance(self.module, Interpreted)
+        return self.module.held(target)(*args, **kwargs)
 
     def run_node(self, n: fx.Node) -> Any:
         try:

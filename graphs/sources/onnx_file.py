@@ -132,12 +132,14 @@ def _alone(made: Any) -> Any:
 def _readable(graph: onnx.GraphProto, given: dict[str, str]) -> dict[str, str]:
     """Names for tensors: their own; for those that an exporter numbered (`onnx::Conv_32`), the module of their reader and `weight`."""
     better: dict[str, str] = {}
+    taken = set(given.values())
     for node in graph.node:
         module = _module(node.name)
         for operand, name in zip(OPERANDS, node.input, strict=False) if node.op_type in WEIGHTED and module else ():
             wish = f"{module}.{operand}"
-            if name.startswith("onnx::") and name not in better and wish not in (*given.values(), *better.values()):
+            if name.startswith("onnx::") and name not in better and name in taken and wish not in taken:
                 better[name] = wish
+                taken.add(wish)
     return {safe: better.get(name, name) for safe, name in given.items()}
 
 

@@ -9,7 +9,6 @@ import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, fx
@@ -27,7 +26,7 @@ def converted(module: torch.jit.ScriptModule, args: tuple[Any, ...], file: str) 
         places = Places(module, file)  # before the converter puts all functions into one
         whole = _Whole(module, args)
         lifted, names = converter.get_block_to_lifted_attrs(whole.ts_graph)
-        with mock.patch.object(converter, "TS2FXGraphConverter", type("Placing", (_Placing,), {"places": places})):
+        with _replaced(converter, "TS2FXGraphConverter", type("Placing", (_Placing,), {"places": places})):  # also for inner blocks
             one = converter.TS2FXGraphConverter(
                 whole.ts_graph, whole.name_to_param, whole.name_to_buffer, lifted, whole.name_to_non_tensor_attributes,
                 whole.name_to_constant, names,
@@ -147,8 +146,18 @@ def _choose(condition: Any, yes: Any, no: Any, operands: Any) -> Any:
 
 
 @contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     log = logging.getLogger(converter.__name__)
-    with warnings.catch_warnings(), mock.patch.object(log, "disabled", True):
+    with warnings.catch_warnings(), _replaced(log, "disabled", True):
         warnings.simplefilter("ignore")
         yield
