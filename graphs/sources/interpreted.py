@@ -1,6 +1,6 @@
 """A graph that another program wrote, as a module: run node by node, with its weights under their own names.
 
-No code is generated for it, and each node says in its `meta` which module and which line of the reader's file it stands for, so that
+It runs without generated code, and each node says in its `meta` which module and which line of the reader's file it stands for, so that
 every operator that it dispatches (and every gradient of one) knows them too.
 """
 
