@@ -26,7 +26,7 @@ def main() -> None:
         kept = state.kept(catalogue)
         keeping(experiment, kept)
         if kept is None:
-            raise show.NothingYetError
+            raise show.NothingYet
         first = work.answer(Explore(kept.words), "compare first", ExploreResult)
         second = work.answer(Explore(experiment.prefix(0).words), "compare second", ExploreResult)
         both(first.graph, second.graph, kept, experiment.prefix(0))

@@ -150,3 +150,26 @@ def test_a_worker_s_folder_goes_with_it(tmp_path: Path) -> None:
     (inside[0] / "left.txt").write_text("x")
     worker.kill()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["pt2", "onnx", "scripted", "traced"])
+def test_graphs_of_other_programs_are_brought_like_any_file(client: Client, kind: str, tmp_path: Path) -> None:
+    model, x = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval(), torch.randn(5, 6)
+    path = tmp_path / f"net.{'pt' if kind in ('scripted', 'traced') else kind}"
+    if kind == "pt2":
+        torch.export.save(torch.export.export(model, (x,)), path)
+    elif kind == "onnx":
+        torch.onnx.export(model, (x,), str(path), dynamo=False)
+    else:
+        (torch.jit.script(model) if kind == "scripted" else torch.jit.trace(model, x)).save(str(path))
+    app = opened(address(client, path.read_bytes(), path.name, "&mode=training"))
+    assert not app.error
+    assert not app.warning  # the first step of the ladder
+    matmuls = {metric.label: metric.value for metric in app.metric}
+    assert int(next(value for label, value in matmuls.items() if label.startswith("Launches"))) > 8
+    if kind in ("scripted", "traced"):
+        assert title(app) == "Your model: net.pt · forward() called with input=float32[2,6]"
+        next(one for one in app.text_input if one.label == "input").set_value("float32[7,6]")
+        press(app, "Build and call it so")
+        assert not app.error
+        assert dict(parse(words(app)).options) == {"inputs": "input=float32[7,6]"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import itertools
@@ -67,20 +68,21 @@ def _config(parameter: inspect.Parameter, own: Mapping[str, Any]) -> str:
 
 
 def inputs(
-    model: nn.Module, parameters: Sequence[str], call: Callable[[dict[str, Any]], Any], known: Mapping[str, Any]
+    model: nn.Module, parameters: Sequence[str], call: Callable[[dict[str, Any]], Any], known: Mapping[str, Any], real: bool = False
 ) -> tuple[dict[str, Any], str]:
     """Words for each of `parameters` with which `call` runs, and why the first guess did not where none does.
 
     Args:
-        call: runs the model with keyword arguments; only ever called under fake tensors.
+        call: runs the model with keyword arguments; called under fake tensors.
         known: words that are given already.
+        real: the model cannot run on shapes alone.
     """
     choices = [[known[name]] if name in known else list(_unique(candidates(name, model))) for name in parameters]
     first = {name: choice[0] for name, choice in zip(parameters, choices, strict=True)}
     give_up, why = time.monotonic() + SECONDS, ""
     for picked in itertools.islice(_by_likelihood(choices), TRIALS):
         words = dict(zip(parameters, picked, strict=True))
-        reason = _trial(words, call)
+        reason = _trial(words, call, real)
         if not reason:
             return words, ""
         why = why or reason
@@ -96,10 +98,10 @@ def _by_likelihood(choices: list[list[Any]]) -> Iterator[tuple[Any, ...]]:
         yield tuple(choice[at] for choice, at in zip(choices, rank, strict=True))
 
 
-def _trial(words: Mapping[str, Any], call: Callable[[dict[str, Any]], Any]) -> str:
+def _trial(words: Mapping[str, Any], call: Callable[[dict[str, Any]], Any], real: bool) -> str:
     """Why the model does not run with these; empty where it does. A decision on a value is no fault of the shapes."""
     try:
-        with shapes_only(), torch.no_grad():
+        with contextlib.nullcontext() if real else shapes_only(), torch.no_grad():
             call({name: made(value) for name, value in words.items()})
     except Exception as error:
         name = type(error).__name__

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from graphs.errors import RequestError, SourceError
 from graphs.record import EntryRecord
@@ -12,13 +12,17 @@ from graphs.sources import archive
 from graphs.sources.base import AnySource
 from graphs.sources.drawn_graph import drawn_graph, is_drawn_graph
 from graphs.sources.entry import entry_source, form_of
+from graphs.sources.exported_archive import exported_source
 from graphs.sources.hugging_face import config_source
 from graphs.sources.kinds import PLAIN_MODES, kind_of
 from graphs.sources.notebook import notebook_cells
+from graphs.sources.onnx_file import onnx_source
 from graphs.sources.package import package_scope
 from graphs.sources.python_file import code_scope
 from graphs.sources.safetensors_file import safetensors_tree, with_config
+from graphs.sources.script_entry import script_entry
 from graphs.sources.state_dict import state_dict
+from graphs.sources.torchscript import torchscript_source
 from graphs.sources.user_code import Scope
 
 TENSOR_FILES = ("pt", "pth", "bin", "ckpt")
@@ -80,8 +84,13 @@ def form(name: str, content: bytes, options: Mapping[str, str]) -> EntryRecord |
 
     Raises: as `opened`.
     """
-    scope = _scope(Brought(name, content, options, PLAIN_MODES[0]))
-    return form_of(scope, options) if scope is not None else None
+    brought = Brought(name, content, options, PLAIN_MODES[0])
+    scope = _scope(brought)
+    if scope is not None:
+        return form_of(scope, options)
+    if archive.is_zip(content) and _what(brought) == "torchscript":
+        return script_entry(content, name, options).record
+    return None
 
 
 def _scope(brought: Brought) -> Scope | None:
@@ -107,7 +116,15 @@ def _what(brought: Brought) -> str:
 
 
 def _openers() -> Mapping[str, Callable[[Brought], AnySource]]:
-    return {"json": _json, "safetensors": _safetensors, "tensors": _tensors, "files": _files}
+    return {
+        "json": _json,
+        "safetensors": _safetensors,
+        "tensors": _tensors,
+        "files": _files,
+        "pt2": _exported,
+        "onnx": _onnx,
+        "torchscript": _torchscript,
+    }
 
 
 def _json(brought: Brought) -> AnySource:
@@ -131,6 +148,26 @@ def _safetensors(brought: Brought) -> AnySource:
 def _tensors(brought: Brought) -> AnySource:
     brought.refuse_options()
     return state_dict(brought.content, brought.name)
+
+
+def _exported(brought: Brought) -> AnySource:
+    brought.refuse_options()
+    brought.refuse_serving()
+    return exported_source(brought.content, brought.name)
+
+
+def _onnx(brought: Brought) -> AnySource:
+    brought.refuse_options()
+    brought.refuse_serving()
+    return onnx_source(brought.content, brought.name)
+
+
+def _torchscript(brought: Brought) -> AnySource:
+    """Its code tells the inputs' names; their shapes are guessed, or given in words."""
+    brought.refuse_serving()
+    found = script_entry(brought.content, brought.name, brought.options)
+    source, notes = torchscript_source(brought.content, brought.name, found.given, brought.mode)
+    return replace(source, notes=(*source.notes, *found.notes, *notes))
 
 
 def _files(brought: Brought) -> AnySource:

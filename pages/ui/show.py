@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 import streamlit as st
 from streamlit.runtime.pages_manager import PagesManager
+from streamlit.runtime.scriptrunner import StopException
 
 from graphs.errors import FxscopeError
 from graphs.record import Diff, Totals
@@ -167,8 +168,9 @@ def sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?", "…", ":")) else ".")
 
 
-class NothingYetError(Exception):
-    """There is nothing to show below this line, and the reader knows why."""
+class NothingYet(StopException):
+    """There is nothing to show below this line, and the reader knows why. Unlike `st.stop`, which forbids every further element, it lets
+    what stands around it finish its own part."""
 
 
 @contextmanager
@@ -176,7 +178,7 @@ def problems() -> Iterator[None]:
     """A page's edge: errors of ours end in a problem box."""
     try:
         yield
-    except NothingYetError:  # unlike st.stop, this lets what stands around it finish its own part
+    except NothingYet:
         pass
     except FxscopeError as error:
         problem(as_problem(error))

@@ -120,11 +120,11 @@ def _watch(job_id: str, slot: str) -> None:
 def _last_good(slot: str, kind: type[R]) -> R:
     good = st.session_state.get(f"good {slot}")
     if not good:
-        raise show.NothingYetError
+        raise show.NothingYet
     try:
         result = cast(R, jobs.client.default_client().result(good))
     except FxscopeError as error:  # forgotten since: nothing to fall back on
-        raise show.NothingYetError from error
+        raise show.NothingYet from error
     st.caption("Below: the last result that worked.")
     return result
 
