@@ -19,7 +19,7 @@ import msgspec
 import torch
 from torch import nn
 
-from graphs.capture import REAL, Capture, capture, input_names
+from graphs.capture import REAL, SEED, Capture, capture, input_names
 from graphs.collapse import fitting
 from graphs.eager import run_graph
 from graphs.errors import CaptureError, FxscopeError, SourceError
@@ -104,6 +104,7 @@ def _low(source: ModelSource, mode: str, device: str, refused: list[str], start:
     try:
         _check_weights(source, device)
         with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
             model, args, _ = built(source, device, real=True)
             model.train(mode == "training")
             names = tuple(args) if isinstance(args, dict) else ()
