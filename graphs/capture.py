@@ -22,11 +22,12 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
+from graphs.checkpoints import checkpoint_notes, honour_checkpoints, marking_checkpoints
 from graphs.errors import CaptureError, FxscopeError
 from graphs.names import rename_in_order
 from graphs.one_run import OneRun, assert_guards
 from graphs.options import PLAIN, CaptureOptions
-from graphs.origin import mark_origins
+from graphs.origin import mark_origins, originate
 from graphs.program import InputSpec, OutputSpec, Program
 from graphs.record import CaptureReport
 from graphs.repeats import Run, confirm, find_runs, shorten
@@ -68,7 +69,7 @@ def capture(
         SourceError: the source itself fails (from the source).
     """
     start = time.perf_counter()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), marking_checkpoints():
         model, args, notes = built(source, device, real=how in REAL)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         runs = [] if whole or options.dynamic != "none" or how != "export" else find_runs(model)
@@ -89,12 +90,13 @@ def capture(
             restore()
     if drawn is None:
         found = capture(source, mode, device, options, whole=True, how=how)
-        return replace(found, report=msgspec.structs.replace(found.report, notes=notes))
+        return replace(found, report=msgspec.structs.replace(found.report, notes=tuple(dict.fromkeys((*notes, *found.report.notes)))))
     if options.update != "none":
         inputs, outputs = with_update(drawn.gm, drawn.inputs, drawn.outputs, options.update)
         drawn = replace(drawn, inputs=inputs, outputs=outputs)
     kind = "training" if mode == "training" else "inference"
     program = Program(drawn.gm, tuple(drawn.inputs), tuple(drawn.outputs), _tensor_maker(source, drawn), kind, device)
+    notes += checkpoint_notes(drawn.gm.graph)
     notes += tuple(f"{run.path}: {run.count * run.period - len(run.removed)} of {run.count * run.period} layers traced" for run in runs)
     return Capture(program, _report(program, METHODS[how], parameters, time.perf_counter() - start, notes))
 
@@ -158,9 +160,11 @@ def _drawn(source: ModelSource, model: nn.Module, args: Arguments, mode: str, op
     outputs = _normalise_outputs(joint, mode, names, exported.guards if isinstance(exported, OneRun) else [])
     inputs, outputs = _tied_once(joint, inputs, outputs, model)
     _constants_as_buffers(joint)
+    mark_origins(joint.graph)
+    honour_checkpoints(joint.graph)
     rename_in_order(joint.graph, inputs)
     inputs = [replace(spec, node=node.name) for spec, node in zip(inputs, joint.graph.find_nodes(op="placeholder"), strict=True)]
-    mark_origins(joint.graph)
+    originate(joint.graph)
     joint.recompile()
     spare = {_short(name): value for name, value in exported.named_buffers(remove_duplicate=False)}
     return _Drawn(joint, inputs, outputs, spare)
