@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
+from graphs.bodies import all_graphs, body_notes
 from graphs.checkpoints import checkpoint_notes, honour_checkpoints, marking_checkpoints
 from graphs.errors import CaptureError, FxscopeError
 from graphs.names import rename_in_order
@@ -96,7 +97,7 @@ def capture(
         drawn = replace(drawn, inputs=inputs, outputs=outputs)
     kind = "training" if mode == "training" else "inference"
     program = Program(drawn.gm, tuple(drawn.inputs), tuple(drawn.outputs), _tensor_maker(source, drawn), kind, device)
-    notes += checkpoint_notes(drawn.gm.graph)
+    notes += checkpoint_notes(drawn.gm.graph) + body_notes(drawn.gm)
     notes += tuple(f"{run.path}: {run.count * run.period - len(run.removed)} of {run.count * run.period} layers traced" for run in runs)
     return Capture(program, _report(program, METHODS[how], parameters, time.perf_counter() - start, notes))
 
@@ -163,6 +164,8 @@ def _drawn(source: ModelSource, model: nn.Module, args: Arguments, mode: str, op
     mark_origins(joint.graph)
     honour_checkpoints(joint.graph)
     rename_in_order(joint.graph, inputs)
+    for body in list(all_graphs(joint))[1:]:
+        rename_in_order(body.graph, ())
     inputs = [replace(spec, node=node.name) for spec, node in zip(inputs, joint.graph.find_nodes(op="placeholder"), strict=True)]
     originate(joint.graph)
     joint.recompile()
@@ -253,12 +256,12 @@ def _tied_once(
 
 def _constants_as_buffers(joint: fx.GraphModule) -> None:
     """Tensors that the trace closed over become buffers of the graph, which clones share."""
-    for node in joint.graph.nodes:
-        if node.op == "get_attr":
-            value = getattr(joint, node.target, None)
-            if isinstance(value, Tensor) and node.target not in joint._buffers:
-                delattr(joint, node.target)
-                joint.register_buffer(node.target, value.detach())
+    for graph in all_graphs(joint):
+        for node in graph.graph.find_nodes(op="get_attr"):
+            value = getattr(graph, str(node.target), None)
+            if isinstance(value, Tensor) and node.target not in graph._buffers:
+                delattr(graph, str(node.target))
+                graph.register_buffer(str(node.target), value.detach())
             node.meta.setdefault("val", value)
 
 

@@ -91,8 +91,9 @@ def graph_only(standing: Standing, wish: str) -> Program:
 
 def _standing(found: Capture, how: str, refused: list[str]) -> Standing:
     rung = RUNGS.index(how) + 1
-    report = msgspec.structs.replace(found.report, rung=rung, meaning=MEANINGS[how], refused=tuple(refused))
-    return Standing(snapshot(found.program), report, found.program)
+    graph = snapshot(found.program)
+    report = msgspec.structs.replace(found.report, nodes=len(graph.nodes), rung=rung, meaning=MEANINGS[how], refused=tuple(refused))
+    return Standing(graph, report, found.program)
 
 
 def _low(source: ModelSource, mode: str, device: str, refused: list[str], start: float) -> Standing:

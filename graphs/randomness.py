@@ -5,9 +5,14 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from graphs.bodies import bodies
+
 
 def is_random(node: fx.Node) -> bool:
-    """Does the operator draw random numbers?"""
+    """Does the operator draw random numbers, itself or in a graph that it holds?"""
+    inner = bodies(node)
+    if inner:
+        return any(is_random(each) for body in inner for each in body.gm.graph.nodes)
     if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in node.target.tags:
         return False
     return _dropout_of(node, node.target) != 0.0
