@@ -55,8 +55,7 @@ def marking_checkpoints() -> Iterator[None]:
                 return function(*args)
 
     # Models have bound `checkpoint` itself already; what it calls is looked up at each call.
-    replaced = mock.patch.multiple(torch_checkpoint, _checkpoint_without_reentrant_generator=around, CheckpointFunction=Reentrant)
-    with fx_traceback.preserve_node_meta(), replaced:
+    with mock.patch.multiple(torch_checkpoint, _checkpoint_without_reentrant_generator=around, CheckpointFunction=Reentrant):
         yield
 
 

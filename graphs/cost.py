@@ -38,6 +38,8 @@ MOVES = (
     aten.scalar_tensor, aten.constant_pad_nd, aten.repeat, aten.roll, aten.flip, aten.slice_scatter, aten.select_scatter,
     aten.slice_backward, aten.select_backward, aten.lift_fresh_copy, aten.tril, aten.triu, aten.masked_fill, aten.where, aten.one_hot,
     aten.empty_strided, aten.new_empty, aten.eye, aten.linspace, aten.unfold_backward, aten.as_strided_scatter, aten.diagonal_scatter, aten.split_with_sizes_copy,
+    aten.t_copy, aten.view_copy, aten.transpose_copy, aten.permute_copy, aten.expand_copy, aten.unsqueeze_copy, aten.squeeze_copy,
+    aten.slice_copy, aten.select_copy, aten.detach_copy, aten.alias_copy, aten.split_copy, aten.unbind_copy, aten._reshape_alias_copy,
 )  # fmt: skip
 # Operators that read only the rows they select.
 GATHERS = (aten.embedding, aten.gather, aten.index, aten._unsafe_index, aten.index_select, aten.take_along_dim)

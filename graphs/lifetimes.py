@@ -16,6 +16,7 @@ import msgspec
 
 from graphs.record import NodeRecord
 
+FILLS = ("scan", "map_impl", "associative_scan", "while_loop_stack_output", "flex_attention", "flex_attention_backward")
 RESIDENT_ROLES = ("parameter", "buffer", "input", "seed", "constant")
 
 
@@ -49,6 +50,8 @@ def lifetimes(nodes: Sequence[NodeRecord], outputs: Sequence[str]) -> list[Lifet
     for index, node in enumerate(nodes):
         if node.op != "call_function" or node.storage != node.name or node.role in RESIDENT_ROLES or not node.times:
             continue
+        if position[node.name] < index and node.target.removeprefix("higher_order.") not in FILLS:
+            continue  # it gives out the very tensors that its body made
         if _is_part(node):
             found.append(Lifetime(node.name, position[node.inputs[0]], last[node.name], node.bytes, node.phase))
         elif node.name in parts or node.shape is None:

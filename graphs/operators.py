@@ -61,6 +61,8 @@ EXPLANATIONS = {
     "leaky_relu": "Negative elements shrunk, positive ones kept.",
     "lift_fresh_copy": "A constant of the program, as a tensor.",
     "linear": "Matrix product with a weight, plus bias.",
+    "linspace": "Numbers at equal distances.",
+    "local_scalar_dense": "One number read out of a tensor.",
     "log": "The natural logarithm of each element.",
     "log_softmax": "The logarithm of probabilities, computed stably.",
     "log_softmax_backward_data": "Gradient of the logarithm of softmax.",
@@ -109,6 +111,7 @@ EXPLANATIONS = {
     "repeat": "The tensor copied several times.",
     "roll": "Elements shifted along a dimension; what leaves at one end enters at the other.",
     "rsqrt": "One over the square root, as in normalization.",
+    "rsub": "A second tensor or number minus the first.",
     "scalar_tensor": "One number as a tensor.",
     "scan": "A step for each slice of the input in turn, with a state that goes from step to step: what a recurrent network does.",
     "scaled_dot_product_attention": "Attention in one operator: scores, softmax and weighted sum.",
@@ -138,6 +141,7 @@ EXPLANATIONS = {
     "stack": "Tensors put side by side along a new dimension.",
     "sub": "The difference of two tensors, element by element.",
     "sum": "The sum over some dimensions.",
+    "sym_size": "The size of a dimension, as a number.",
     "t": "A matrix with rows and columns exchanged; nothing is copied.",
     "tanh": "Each element squeezed between −1 and 1.",
     "tanh_backward": "Gradient of the hyperbolic tangent.",
@@ -171,10 +175,26 @@ ROLES = {
     "seed": "The gradient that backward starts from: how much the result depends on this output.",
 }
 
+# Values that a branch or a loop's body is given, by the first word of what they are called.
+GIVEN = {
+    "slice": "One slice of a tensor: every step gets the next one.",
+    "state": "What one round hands to the next; it begins with the value that it reads.",
+    "number": "A number that the operator is given.",
+    "given": "A value that the operator itself makes for each call.",
+}
+
+
+def _of_operator(name: str) -> str:
+    """A view in a loop's backward is a copy (`t_copy`): a body must not give out memory that it was given."""
+    plain = EXPLANATIONS.get(name.removesuffix("_copy"), "")
+    return EXPLANATIONS.get(name, plain.replace("nothing is copied", "here as a copy"))
+
 
 def explanation(node: NodeRecord) -> str:
     """One line on what a node is; empty where nobody wrote one."""
+    if node.op == "placeholder" and node.role not in ROLES:
+        return GIVEN.get(node.target.split(" ")[0], "")
     if node.op != "call_function":
         return ROLES.get(node.role, "What the graph gives back." if node.op == "output" else "")
     parts = node.target.split(".")
-    return EXPLANATIONS.get((parts[1] if len(parts) >= 3 else parts[-1]).strip("_"), "")
+    return _of_operator((parts[1] if len(parts) >= 3 else parts[-1]).strip("_"))

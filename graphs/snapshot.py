@@ -17,12 +17,10 @@ from torch import Tensor, fx
 
 from graphs.bodies import Body, bodies, held_graph, kind_of
 from graphs.cost import cost, is_view, value_bytes
-from graphs.lifetimes import memory_curve
+from graphs.lifetimes import FILLS, memory_curve
 from graphs.origin import Origin, source_of_trace
 from graphs.program import Program
 from graphs.record import Cost, GraphSnapshot, NodeRecord, Totals
-
-RESULTS_PASS = ("cond", "while_loop", "invoke_subgraph")  # operators that give out the very tensors that their body made
 
 
 def snapshot(program: Program) -> GraphSnapshot:
@@ -106,7 +104,7 @@ class _Writer:
         name, viewed = scope.name(node), node.all_input_nodes[0] if node.all_input_nodes else None
         if node.op != "call_function" or viewed is None:
             return name
-        if node.target is operator.getitem and kind_of(viewed) in RESULTS_PASS:
+        if node.target is operator.getitem and kind_of(viewed):
             return self.storages.get(f"{scope.name(viewed)}#{node.args[1]}", name)
         if is_view(node.target) or (node.target is operator.getitem and is_view(viewed.target)):
             return self.storages[scope.name(viewed)]
@@ -126,7 +124,8 @@ class _Writer:
             results += [one for one in made if one]
             read |= below.read
             if runs and body.label != "condition":
-                self.storages.update({f"{name}#{at}": self.storages[one] for at, one in enumerate(made) if one})
+                given_out = made[: len(_carried(node))] if kind_of(node) in FILLS else made
+                self.storages.update({f"{name}#{at}": self.storages[one] for at, one in enumerate(given_out) if one})
         record = _record(node, scope, self.roles, name)
         own = tuple(one for one in record.inputs if one not in read)
         self._add(msgspec.structs.replace(record, inputs=(*own, *results)), scope)
@@ -154,6 +153,11 @@ class _Writer:
         self.write(body.gm.graph, inside)
         given = body.gm.graph.output_node().args[0]
         return [inside.name(one) if isinstance(one, fx.Node) else "" for one in (given if isinstance(given, tuple | list) else [given])]
+
+
+def _carried(node: fx.Node) -> tuple[Any, ...]:
+    """The states of a scan, whose last values are its first results; other operators that fill tensors of their own have none."""
+    return tuple(node.args[1]) if kind_of(node) == "scan" else ()  # type: ignore[arg-type]
 
 
 def _counted_branches(graph: fx.Graph) -> dict[fx.Node, str]:

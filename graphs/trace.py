@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch._functorch.aot_autograd import aot_export_joint_with_descriptors
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import traceback as fx_traceback
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils import _pytree as pytree
 
@@ -144,10 +145,11 @@ def _forward_graph(wrapper: nn.Module, args: tuple[Any, ...], options: CaptureOp
     """The forward pass as a module of ATen operators, and the arguments to trace it with."""
     if how in ("guarded", "make_fx"):
         return OneRun(wrapper, args, guarded=how == "guarded"), args
-    program = torch.export.export(
-        wrapper, args, dynamic_shapes=dynamic_shapes(args, options.dynamic), strict=how == "strict",
-        prefer_deferred_runtime_asserts_over_guards=options.dynamic != "none",
-    )  # fmt: skip
+    with fx_traceback.preserve_node_meta():  # the marks of checkpoints
+        program = torch.export.export(
+            wrapper, args, dynamic_shapes=dynamic_shapes(args, options.dynamic), strict=how == "strict",
+            prefer_deferred_runtime_asserts_over_guards=options.dynamic != "none",
+        )  # fmt: skip
     exported = program.module()
     _keep_lines_of_regions(exported)
     if options.dynamic != "none":

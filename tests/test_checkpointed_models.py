@@ -95,6 +95,7 @@ def source(model: Callable[[], nn.Module]) -> ModelSource:
     return ModelSource("checkpointed", model, lambda: (torch.randn(32, 16),), uneven, (__file__,))
 
 
+@functools.cache
 def trained(around: Around, **kwargs: Any) -> Capture:
     return capture(source(lambda: Blocks(around, **kwargs)), "training", "cpu")
 
