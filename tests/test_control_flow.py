@@ -198,8 +198,8 @@ def test_inference_equals_the_eager_model_bit_for_bit(model: type[nn.Module], si
     values, by_role = given(program, sign)
     with torch.no_grad():
         expected = eager(model, by_role)(by_role["input", "0"])
-    for captured in (program, program.clone()):
-        (answer,) = captured.run(values)
+    for one in (program, program.clone()):
+        (answer,) = one.run(values)
         assert answer is not None
         assert torch.equal(answer, expected)
 
