@@ -20,6 +20,7 @@ from graphs.ladder import Standing, climb
 from graphs.operators import explanation
 from graphs.options import CaptureOptions
 from graphs.program import Program
+from graphs.randomness import is_random
 from graphs.record import GraphSnapshot, NodeRecord
 from graphs.snapshot import snapshot
 from graphs.sources.base import ModelSource
@@ -385,7 +386,21 @@ def test_branches_that_draw_are_neither_merged_nor_dropped() -> None:
         assert sum(node.target == "higher_order.cond" for node in done.snapshot.nodes) == 2
 
 
-def test_what_depends_on_layout_is_told_in_the_details() -> None:
+def test_an_unread_branch_that_draws_is_kept_for_the_sake_of_later_draws() -> None:
+    program = capture(source(Draws, 4, 8), "inference", "cpu").program
+    last = [node for node in program.gm.graph.nodes if node.target is torch.ops.higher_order.cond][-1]
+    add, first = next(iter(program.gm.graph.output_node().all_input_nodes)), last.prev
+    while first.target is not torch.ops.aten.gt.Scalar and first.name != "getitem":
+        first = first.prev
+    add.replace_input_with(next(iter(last.users)), first)  # nobody reads the second cond any more
+    assert is_random(last)
+    done = apply(program, snapshot(program), "remove-dead-code", {}, Judge(program))
+    assert last.name in done.snapshot.by_name()
+    assert any("random" in miss.reason for miss in done.step.misses)
+    assert not any(is_random(node) for node in captured(Branches).program.gm.graph.nodes)
+
+
+def test_how_often_a_node_runs_is_told_in_the_details() -> None:
     graph = record(Branches)
     quiet, loud = graph.by_name()["cond/if_true/sin"], record(Cell).by_name()["scan/step/tanh"]
     assert "the other is costlier" in nodes.facts(quiet, "")
