@@ -22,13 +22,15 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
+from graphs.bodies import all_graphs, body_notes
 from graphs.building import refuse_meta, shapes_only
+from graphs.checkpoints import checkpoint_notes, honour_checkpoints, marking_checkpoints
 from graphs.dtypes import refuse_mixed_dtypes
 from graphs.errors import CaptureError, FxscopeError
 from graphs.names import rename_in_order
 from graphs.one_run import OneRun, assert_guards
 from graphs.options import PLAIN, CaptureOptions
-from graphs.origin import mark_origins
+from graphs.origin import mark_origins, originate
 from graphs.program import InputSpec, OutputSpec, Program
 from graphs.record import CaptureReport
 from graphs.repeats import Run, confirm, find_runs, shorten
@@ -71,7 +73,7 @@ def capture(
         SourceError: the source itself fails (from the source).
     """
     start = time.perf_counter()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), marking_checkpoints():
         torch.manual_seed(SEED)  # a branch on a random weight goes the same way each time
         model, args, notes = built(source, device, real=how in REAL)
         notes = (*source.notes, *notes)
@@ -94,12 +96,13 @@ def capture(
             restore()
     if drawn is None:
         found = capture(source, mode, device, options, whole=True, how=how)
-        return replace(found, report=msgspec.structs.replace(found.report, notes=notes))
+        return replace(found, report=msgspec.structs.replace(found.report, notes=tuple(dict.fromkeys((*notes, *found.report.notes)))))
     if options.update != "none":
         inputs, outputs = with_update(drawn.gm, drawn.inputs, drawn.outputs, options.update)
         drawn = replace(drawn, inputs=inputs, outputs=outputs)
     kind = "training" if mode == "training" else "inference"
     program = Program(drawn.gm, tuple(drawn.inputs), tuple(drawn.outputs), _tensor_maker(source, drawn), kind, device)
+    notes += checkpoint_notes(drawn.gm.graph) + body_notes(drawn.gm)
     notes += tuple(f"{run.path}: {run.count * run.period - len(run.removed)} of {run.count * run.period} layers traced" for run in runs)
     return Capture(program, _report(program, METHODS[how], parameters, time.perf_counter() - start, notes))
 
@@ -164,9 +167,13 @@ def _drawn(source: ModelSource, model: nn.Module, args: Arguments, mode: str, op
     outputs = _normalise_outputs(joint, mode, names, exported.guards if isinstance(exported, OneRun) else [])
     inputs, outputs = _tied_once(joint, inputs, outputs, model)
     _constants_as_buffers(joint)
-    rename_in_order(joint.graph, inputs)
-    inputs = [replace(spec, node=node.name) for spec, node in zip(inputs, joint.graph.find_nodes(op="placeholder"), strict=True)]
     mark_origins(joint.graph)
+    honour_checkpoints(joint.graph)
+    rename_in_order(joint.graph, inputs)
+    for body in list(all_graphs(joint))[1:]:
+        rename_in_order(body.graph, ())
+    inputs = [replace(spec, node=node.name) for spec, node in zip(inputs, joint.graph.find_nodes(op="placeholder"), strict=True)]
+    originate(joint.graph)
     joint.recompile()
     spare = {_short(name): value for name, value in exported.named_buffers(remove_duplicate=False)}
     return _Drawn(joint, inputs, outputs, spare)
@@ -255,12 +262,12 @@ def _tied_once(
 
 def _constants_as_buffers(joint: fx.GraphModule) -> None:
     """Tensors that the trace closed over become buffers of the graph, which clones share."""
-    for node in joint.graph.nodes:
-        if node.op == "get_attr":
-            value = getattr(joint, node.target, None)
-            if isinstance(value, Tensor) and node.target not in joint._buffers:
-                delattr(joint, node.target)
-                joint.register_buffer(node.target, value.detach())
+    for graph in all_graphs(joint):
+        for node in graph.graph.find_nodes(op="get_attr"):
+            value = getattr(graph, str(node.target), None)
+            if isinstance(value, Tensor) and node.target not in graph._buffers:
+                delattr(graph, str(node.target))
+                graph.register_buffer(str(node.target), value.detach())
             node.meta.setdefault("val", value)
 
 

@@ -76,11 +76,11 @@ def _one(segment: list[NodeRecord], owner: dict[str, str], depth: int) -> NodeRe
     first, last = segment[0], segment[-1]
     reads = dict.fromkeys(owner[read] for node in segment for read in node.inputs)
     cost = Cost(
-        flops=sum(node.cost.flops for node in segment),
-        matmul_flops=sum(node.cost.matmul_flops for node in segment),
-        bytes_read=sum(node.cost.bytes_read for node in segment),
-        bytes_written=sum(node.cost.bytes_written for node in segment),
-        launches=sum(node.cost.launches for node in segment),
+        flops=sum(node.times * node.cost.flops for node in segment),
+        matmul_flops=sum(node.times * node.cost.matmul_flops for node in segment),
+        bytes_read=sum(node.times * node.cost.bytes_read for node in segment),
+        bytes_written=sum(node.times * node.cost.bytes_written for node in segment),
+        launches=sum(node.times * node.cost.launches for node in segment),
         known=all(node.cost.known for node in segment),
     )
     target = first.target if len(segment) == 1 else f"{len(segment):,} nodes"

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import flop_registry
 
+from graphs.bodies import bodies, kind_of
 from graphs.record import Cost
 
 aten = torch.ops.aten
@@ -37,6 +38,8 @@ MOVES = (
     aten.scalar_tensor, aten.constant_pad_nd, aten.repeat, aten.roll, aten.flip, aten.slice_scatter, aten.select_scatter,
     aten.slice_backward, aten.select_backward, aten.lift_fresh_copy, aten.tril, aten.triu, aten.masked_fill, aten.where, aten.one_hot,
     aten.empty_strided, aten.new_empty, aten.eye, aten.linspace, aten.unfold_backward, aten.as_strided_scatter, aten.diagonal_scatter, aten.split_with_sizes_copy,
+    aten.t_copy, aten.view_copy, aten.transpose_copy, aten.permute_copy, aten.expand_copy, aten.unsqueeze_copy, aten.squeeze_copy,
+    aten.slice_copy, aten.select_copy, aten.detach_copy, aten.alias_copy, aten.split_copy, aten.unbind_copy, aten._reshape_alias_copy,
 )  # fmt: skip
 # Operators that read only the rows they select.
 GATHERS = (aten.embedding, aten.gather, aten.index, aten._unsafe_index, aten.index_select, aten.take_along_dim)
@@ -88,11 +91,23 @@ def cost(node: fx.Node) -> Cost:
         return Cost()
     packet = getattr(target, "overloadpacket", target)
     value = node.meta.get("val")
+    if bodies(node) and packet not in flop_registry:
+        return _of_stacking(node, value)
     if packet in NOTHING or (not _leaves(value) and not isinstance(target, torch._ops.OpOverload)):  # sizes are computed on the host
         return Cost()
     read, written = _bytes_read(node, packet, value), value_bytes(value)
     flops, matmul, known = _operations(node, packet, value)
     return Cost(flops, flops if matmul else 0, read, written, 1, known)
+
+
+def _of_stacking(node: fx.Node, value: Any) -> Cost:
+    """An operator with bodies does no work but theirs, except that a loop may put the result of each round in its place."""
+    kind, results = kind_of(node), list(value) if isinstance(value, tuple | list) else [value]
+    carried = len(node.args[1]) if kind == "scan" else 0  # type: ignore[arg-type]
+    stacked = _leaves(results[carried:]) if kind in ("scan", "map_impl", "while_loop_stack_output") else []
+    rounds = bodies(node)[0].times if kind == "scan" else 1  # scan writes round by round, the others once at the end
+    size = value_bytes(stacked)
+    return Cost(bytes_read=size, bytes_written=size, launches=rounds * len(stacked))
 
 
 def _leaves(value: Any) -> list[Tensor]:

@@ -27,6 +27,7 @@ class _Recorder(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
+        self.supports_higher_order_operators = True  # a branch or a loop is one node: what ran inside is not seen
         self.graph = fx.Graph()
         self.nodes: dict[int, fx.Node] = {}
         self.kept: list[Any] = []
@@ -47,6 +48,8 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         value = func(*args, **kwargs)
         node_args, node_kwargs = pytree.tree_map_only(Tensor, self._node, (args, kwargs))
+        if isinstance(func, torch._ops.HigherOrderOperator):
+            node_args = pytree.tree_map(lambda held: "body" if callable(held) else held, node_args)
         node = self.graph.call_function(func, node_args, node_kwargs)
         node.meta["val"] = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach(), value)
         node.meta["origin"] = self._origin(node)
@@ -76,7 +79,13 @@ class _Recorder(TorchDispatchMode):
 
     def leave(self, *_: Any) -> None:
         """A module's forward is over."""
-        self.modules.pop()
+        if not torch.compiler.is_dynamo_compiling():
+            self.modules.pop()
+
+    def enter(self, path: str) -> None:
+        """A module's forward begins. The branches of torch.cond are read by TorchDynamo, which allows no side effects."""
+        if not torch.compiler.is_dynamo_compiling():
+            self.modules.append(path)
 
     def _module(self) -> str:
         return self.modules[-1] if self.modules else ""
@@ -137,7 +146,7 @@ def _follow(wrapper: nn.Module, recorder: _Recorder) -> list[Any]:
     hooks: list[Any] = []
     for name, module in wrapper.named_modules():
         path = name.removeprefix("model").lstrip(".")
-        hooks.append(module.register_forward_pre_hook(lambda *_, path=path: recorder.modules.append(path)))
+        hooks.append(module.register_forward_pre_hook(lambda *_, path=path: recorder.enter(path)))
         hooks.append(module.register_forward_hook(recorder.leave, always_call=True))
     return hooks
 

@@ -32,6 +32,7 @@ def _explorer_node(node: NodeRecord) -> dict[str, Any]:
         "operations": f"{node.cost.flops}" if node.cost.known else "unknown",
         "bytes moved": f"{node.cost.bytes_moved}" if node.cost.known else "unknown",
         "launches": f"{node.cost.launches}" if node.cost.known else "unknown",
+        "runs": f"{node.times}" if node.times != 1 else "",
         "arguments": node.detail,
     }
     shape = "×".join(map(str, node.shape)) if node.shape is not None else "several outputs"

@@ -92,9 +92,12 @@ def graph_only(standing: Standing, wish: str) -> Program:
 
 def _standing(found: Capture, how: str, refused: list[str]) -> Standing:
     rung = RUNGS.index(how) + 1
-    graph, says = fitting(snapshot(found.program))
+    whole = snapshot(found.program)
+    graph, says = fitting(whole)
     notes = (*found.report.notes, *([says] if says else []))
-    report = msgspec.structs.replace(found.report, rung=rung, meaning=MEANINGS[how], refused=tuple(refused), notes=notes, runs=not says)
+    report = msgspec.structs.replace(
+        found.report, nodes=len(whole.nodes), rung=rung, meaning=MEANINGS[how], refused=tuple(refused), notes=notes, runs=not says
+    )
     return Standing(graph, report, None if says else found.program)
 
 

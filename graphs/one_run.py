@@ -68,12 +68,14 @@ def _written(wrapper: nn.Module, given: dict[str, Tensor], args: tuple[Any, ...]
         fx_traceback.current_meta["nn_module_stack"] = {path: (path, "")}
 
     def enter(path: str) -> None:
-        stack.append(path)
-        tell()
+        if not torch.compiler.is_dynamo_compiling():  # the branches of torch.cond are read by TorchDynamo, which allows no side effects
+            stack.append(path)
+            tell()
 
     def leave(*_: Any) -> None:
-        stack.pop()
-        tell()
+        if not torch.compiler.is_dynamo_compiling():
+            stack.pop()
+            tell()
 
     hooks: list[Any] = []
     for path, module in wrapper.named_modules():

@@ -26,6 +26,7 @@ EXPLANATIONS = {
     "cat": "Tensors put end to end along a dimension.",
     "clamp": "Each element, kept within limits.",
     "clone": "A copy in memory of its own, often to get another order.",
+    "cond": "One of two branches, as a condition on values says; both are shown, one runs.",
     "constant_pad_nd": "The tensor with a constant around it.",
     "convolution": "A small filter slid over the input; each place gives a weighted sum of its surroundings.",
     "convolution_backward": "Gradients of a convolution for its input, filter and bias.",
@@ -42,6 +43,7 @@ EXPLANATIONS = {
     "exp": "e to the power of each element.",
     "expand": "A dimension of size 1 read many times; nothing is copied.",
     "fill": "One value everywhere.",
+    "flex_attention": "Attention whose scores a small function changes, as shown inside.",
     "flip": "The tensor in reverse order.",
     "full": "A new tensor with one value everywhere.",
     "full_like": "A new tensor of the same shape with one value everywhere.",
@@ -54,10 +56,13 @@ EXPLANATIONS = {
     "index": "Elements picked by tensors of indices.",
     "index_put": "Values written, or added, at given indices.",
     "index_select": "Rows picked by index.",
+    "invoke_subgraph": "A part of the model that is written once and called at several places.",
     "le": "True where the first is not larger.",
     "leaky_relu": "Negative elements shrunk, positive ones kept.",
     "lift_fresh_copy": "A constant of the program, as a tensor.",
     "linear": "Matrix product with a weight, plus bias.",
+    "linspace": "Numbers at equal distances.",
+    "local_scalar_dense": "One number read out of a tensor.",
     "log": "The natural logarithm of each element.",
     "log_softmax": "The logarithm of probabilities, computed stably.",
     "log_softmax_backward_data": "Gradient of the logarithm of softmax.",
@@ -65,6 +70,7 @@ EXPLANATIONS = {
     "logical_not": "True where it was false.",
     "logical_or": "True where one of the two is true.",
     "lt": "True where the first is smaller.",
+    "map_impl": "The same step for each slice of the input, one after the other; the results are put on top of one another.",
     "masked_fill": "A value written wherever the mask is true: how attention hides the future.",
     "max": "The largest element.",
     "max_pool2d_with_indices": "The largest element of each window of an image, and where it was.",
@@ -105,7 +111,9 @@ EXPLANATIONS = {
     "repeat": "The tensor copied several times.",
     "roll": "Elements shifted along a dimension; what leaves at one end enters at the other.",
     "rsqrt": "One over the square root, as in normalization.",
+    "rsub": "A second tensor or number minus the first.",
     "scalar_tensor": "One number as a tensor.",
+    "scan": "A step for each slice of the input in turn, with a state that goes from step to step: what a recurrent network does.",
     "scaled_dot_product_attention": "Attention in one operator: scores, softmax and weighted sum.",
     "scaled_dot_product_efficient_attention": "Attention in one kernel that never writes the whole matrix of scores.",
     "scaled_dot_product_flash_attention": "Attention in one kernel that never writes the whole matrix of scores (FlashAttention).",
@@ -133,6 +141,7 @@ EXPLANATIONS = {
     "stack": "Tensors put side by side along a new dimension.",
     "sub": "The difference of two tensors, element by element.",
     "sum": "The sum over some dimensions.",
+    "sym_size": "The size of a dimension, as a number.",
     "t": "A matrix with rows and columns exchanged; nothing is copied.",
     "tanh": "Each element squeezed between −1 and 1.",
     "tanh_backward": "Gradient of the hyperbolic tangent.",
@@ -152,6 +161,8 @@ EXPLANATIONS = {
     "var_mean": "Variance and mean over some dimensions.",
     "view": "The same elements in another shape; nothing is copied.",
     "where": "Elements of one tensor or of another, as a mask says.",
+    "while_loop": "Rounds of the same body while a condition on the state holds; how many is known only when it runs.",
+    "while_loop_stack_output": "A loop that keeps the state of every round, since backward goes through them again.",
     "zeros": "A new tensor of zeros.",
     "zeros_like": "A new tensor of zeros of the same shape.",
     "assert_tensor_metadata": "A check that a tensor is of the kind that was captured; computes nothing.",
@@ -164,10 +175,26 @@ ROLES = {
     "seed": "The gradient that backward starts from: how much the result depends on this output.",
 }
 
+# Values that a branch or a loop's body is given, by the first word of what they are called.
+GIVEN = {
+    "slice": "One slice of a tensor: every step gets the next one.",
+    "state": "What one round hands to the next; it begins with the value that it reads.",
+    "number": "A number that the operator is given.",
+    "given": "A value that the operator itself makes for each call.",
+}
+
+
+def _of_operator(name: str) -> str:
+    """A view in a loop's backward is a copy (`t_copy`): a body must not give out memory that it was given."""
+    plain = EXPLANATIONS.get(name.removesuffix("_copy"), "")
+    return EXPLANATIONS.get(name, plain.replace("nothing is copied", "here as a copy"))
+
 
 def explanation(node: NodeRecord) -> str:
     """One line on what a node is; empty where nobody wrote one."""
+    if node.op == "placeholder" and node.role not in ROLES:
+        return GIVEN.get(node.target.split(" ")[0], "")
     if node.op != "call_function":
         return ROLES.get(node.role, "What the graph gives back." if node.op == "output" else "")
     parts = node.target.split(".")
-    return EXPLANATIONS.get((parts[1] if len(parts) >= 3 else parts[-1]).strip("_"), "")
+    return _of_operator((parts[1] if len(parts) >= 3 else parts[-1]).strip("_"))

@@ -21,6 +21,7 @@ from graphs.record import Source
 FRAME = re.compile(r'File "([^"]+)", line (\d+), in [^\n]*\n\s*([^\n]*)')
 TORCH = os.path.dirname(torch.__file__)
 HERE = os.path.dirname(__file__)
+WRAPPER = "._checkpoint_wrapped_module"  # torch's module around a checkpointed one, which says nothing to a reader
 LOSS = os.path.join(HERE, "trace.py")
 PYTHON = sysconfig.get_paths()["stdlib"]
 
@@ -61,6 +62,12 @@ def mark_origins(graph: fx.Graph) -> None:
         node.meta["placed"] = node in modules  # the path of the model itself is empty, and known all the same
 
 
+def originate(graph: fx.Graph) -> None:
+    """Every node of a captured graph comes from itself, under the name that it has by now."""
+    for node in graph.nodes:
+        node.meta["origin"] = replace(node.meta["origin"], names=(node.name,))
+
+
 def _is_backward(node: fx.Node) -> bool:
     if node.op == "placeholder":
         return node.name.startswith("tangents")
@@ -98,7 +105,7 @@ def _modules(nodes: list[fx.Node]) -> dict[fx.Node, str]:
 def _path(stack_path: str) -> str:
     """`L['self'].model.h.0` or `model.h.0` -> `h.0`; the wrapper itself -> ''."""
     path = re.sub(r"^L\['self'\]\.?", "", stack_path).replace("_modules.", "")
-    path = re.sub(r"\['?([^'\]]+)'?\]", r".\1", path).strip(".")
+    path = re.sub(r"\['?([^'\]]+)'?\]", r".\1", path).replace(WRAPPER, "").strip(".")
     return "" if path == "model" else path.removeprefix("model.")
 
 

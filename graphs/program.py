@@ -62,6 +62,8 @@ class Program:
             new.meta = copy.copy(old.meta)
             new.name = old.name
         gm.graph.output_node().meta = copy.copy(self.gm.graph.output_node().meta)
+        for name, body in self.gm.named_children():  # bodies of operators, which no step rewrites
+            gm.add_module(name, body)
         for name, value in self.gm.__dict__.get("_buffers", {}).items():
             if name not in gm._buffers:
                 gm.register_buffer(name, value)

@@ -56,6 +56,7 @@ class NodeRecord(msgspec.Struct, frozen=True):
         inputs: names of the nodes it reads, in order, with repeats (`x + x` reads twice).
         origins: names of the captured nodes that it comes from.
         detail: the arguments that are not nodes, as text.
+        times: how often it runs when the graph runs once; 0 in the branch of a `cond` that is not counted.
     """
 
     name: str
@@ -74,6 +75,15 @@ class NodeRecord(msgspec.Struct, frozen=True):
     origins: tuple[str, ...]
     inputs: tuple[str, ...]
     detail: str = ""
+    times: int = 1
+
+    @property
+    def total(self) -> Cost:
+        """What it costs in one run of the graph, however often it runs in that."""
+        if self.times == 1:
+            return self.cost
+        numbers = {name: self.times * getattr(self.cost, name) for name in self.cost.__struct_fields__ if name != "known"}
+        return Cost(**numbers, known=self.cost.known)
 
 
 class Totals(msgspec.Struct, frozen=True):

@@ -87,6 +87,7 @@ class _Steps(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
+        self.supports_higher_order_operators = True
         self.now: list[int] = []
         self.before = self.now
         self.seen: dict[str, list[tuple[int, list[int]]]] = {}
@@ -97,6 +98,8 @@ class _Steps(TorchDispatchMode):
         self.seen.setdefault(path, []).append((index, self.now))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if isinstance(func, torch._ops.HigherOrderOperator):
+            raise NotAlikeError(f"a layer holds a graph of its own ({func.name()})")
         self.now.append(hash((func, _described(args), _described(tuple((kwargs or {}).items())))))
         return func(*args, **(kwargs or {}))
 
@@ -143,10 +146,15 @@ def _steps(model: nn.Module, args: Any, runs: list[Run]) -> _Steps:
         }
         given = pytree.tree_map_only(Tensor, lambda value: value if isinstance(value, FakeTensor) else mode.from_tensor(value), args)
         positional, named = ((), given) if isinstance(given, dict) else (given, {})
-        with torch.no_grad(), as_if_exporting(), steps:
-            torch.func.functional_call(model, fake, positional, named)
-    for hook in hooks:
-        hook.remove()
+        try:
+            with torch.no_grad(), as_if_exporting(), steps:
+                torch.func.functional_call(model, fake, positional, named)
+        except NotAlikeError:
+            torch._dynamo.reset()  # pyright: ignore[reportPrivateImportUsage]  # it remembers that it could not read torch.cond here
+            raise
+        finally:
+            for hook in hooks:
+                hook.remove()
     return steps
 
 

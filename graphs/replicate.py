@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from graphs.names import rename_in_order
-from graphs.origin import Origin
+from graphs.origin import Origin, originate
 from graphs.program import InputSpec, OutputSpec
 from graphs.repeats import KEPT, NotAlikeError, Run
 
@@ -226,8 +226,7 @@ class _Writer:
         new_outputs = self._outputs()
         rename_in_order(self.graph, new_inputs)
         named = [replace(spec, node=node.name) for spec, node in zip(new_inputs, self.graph.find_nodes(op="placeholder"), strict=True)]
-        for node in self.graph.nodes:
-            node.meta["origin"] = replace(node.meta["origin"], names=(node.name,))
+        originate(self.graph)
         # No Python code is made of the graph unless somebody asks: it is interpreted node by node, and code for 30,000 nodes takes seconds.
         return _LazyGraphModule(_Constants(self.old), self.graph), (named, new_outputs)
 
@@ -273,7 +272,7 @@ class _Writer:
 
     def _is_early(self, reader: fx.Node) -> bool:
         """Does it belong to the first layers? Forward: before period 1. Backward: after it."""
-        if not self.parts.backward or reader.meta["origin"].phase != "backward":
+        if not self.parts.backward or reader.meta["origin"].phase not in ("backward", "recompute"):
             return reader < self.parts.forward[1][0]
         return self.parts.backward[1][-1] < reader
 

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
+from graphs.bodies import all_graphs
 from graphs.errors import RequestError
 
 NAMES = ("b", "s")
@@ -77,7 +78,7 @@ def into_mode_of(args: tuple[Any, ...], exported: nn.Module) -> None:
 def make_concrete(gm: fx.GraphModule) -> None:
     """Puts given sizes in the place of symbols in every `meta["val"]`, and keeps the symbols as text in `meta["symbols"]`."""
     words: dict[str, str] = {}
-    for node in gm.graph.nodes:
+    for node in [node for graph in all_graphs(gm) for node in graph.graph.nodes]:
         value = node.meta.get("val")
         leaves = [leaf for leaf in pytree.tree_leaves(value) if _is_symbolic(leaf)]
         if not leaves:
@@ -99,8 +100,17 @@ def _text(size: Any, words: dict[str, str]) -> int | str:
         return size
     expression = size.node.expr
     for symbol in sorted(expression.free_symbols, key=str):
-        words.setdefault(str(symbol), NAMES[len(words)] if len(words) < len(NAMES) else str(symbol))
+        words.setdefault(str(symbol), _word(str(symbol), words))
     return str(expression.xreplace({symbol: type(symbol)(words[str(symbol)]) for symbol in expression.free_symbols}))
+
+
+def _word(symbol: str, words: dict[str, str]) -> str:
+    """`b`, `s`, then as torch calls it; a size that nobody knows is the rounds of a loop."""
+    if symbol.startswith("u"):
+        loops = sum(word.startswith("rounds") for word in words.values())
+        return f"rounds_{loops}" if loops else "rounds"
+    known = sum(word in NAMES for word in words.values())
+    return NAMES[known] if known < len(NAMES) else symbol
 
 
 def _concrete(value: Any) -> Any:
@@ -117,4 +127,7 @@ def _concrete(value: Any) -> Any:
 
 
 def _hint(size: Any) -> int:
-    return size if isinstance(size, int) else int(size.node.hint)
+    """The size that was given; 1 for the unknown number of rounds of a while_loop, of which one is counted."""
+    if isinstance(size, int):
+        return size
+    return 1 if size.node.hint is None else int(size.node.hint)

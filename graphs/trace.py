@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._functorch.aot_autograd import aot_export_joint_with_descriptors
+from torch._guards import detect_fake_mode
+from torch.fx import traceback as fx_traceback
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils import _pytree as pytree
 
 from graphs import building
@@ -25,6 +28,7 @@ from graphs.sources.base import Arguments, ModelSource
 from graphs.symbols import dynamic_shapes, into_mode_of, symbolic_arguments
 
 HOW = ("export", "strict", "guarded", "make_fx")
+UNKNOWN_SIZES = "ignore_fresh_unbacked_symbols"  # what torch misses where a loop needs a symbol for its number of rounds
 DATA_DEPENDENT = (
     "data-dependent",
     "DataDependent",
@@ -105,28 +109,37 @@ def traced(
     """
     args = tuple(given.values()) if isinstance(given, dict) else given
     try:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.set_grad_enabled(mode == "training"))
-            if options.autocast != "none":  # around the tracing: the casts become nodes that know their module and line
-                device = next(wrapper.parameters()).device.type
-                stack.enter_context(torch.autocast(device, getattr(torch, options.autocast)))
-            exported, args = _forward_graph(wrapper, args, options, how)
-            joint = aot_export_joint_with_descriptors(stack, exported, args, decompositions={})
-            return joint.graph_module, exported
+        return _joint(wrapper, args, mode, options, how)
     except FxscopeError:
         raise
     except Exception as error:
+        fake = detect_fake_mode([*wrapper.parameters(), *pytree.tree_leaves(args)])
+        if fake is not None and fake.shape_env is None and UNKNOWN_SIZES in str(error):
+            fake.shape_env = ShapeEnv()  # for a while_loop only: with symbols at hand, other models would get sizes that nobody knows
+            return traced(wrapper, given, source, mode, options, how)
         raise explained(error, source) from error
+
+
+def _joint(wrapper: nn.Module, args: tuple[Any, ...], mode: str, options: CaptureOptions, how: str) -> tuple[fx.GraphModule, nn.Module]:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.set_grad_enabled(mode == "training"))
+        if options.autocast != "none":  # around the tracing: the casts become nodes that know their module and line
+            device = next(wrapper.parameters()).device.type
+            stack.enter_context(torch.autocast(device, getattr(torch, options.autocast)))
+        exported, args = _forward_graph(wrapper, args, options, how)
+        joint = aot_export_joint_with_descriptors(stack, exported, args, decompositions={})
+        return joint.graph_module, exported
 
 
 def _forward_graph(wrapper: nn.Module, args: tuple[Any, ...], options: CaptureOptions, how: str) -> tuple[nn.Module, tuple[Any, ...]]:
     """The forward pass as a module of ATen operators, and the arguments to trace it with."""
     if how in ("guarded", "make_fx"):
         return OneRun(wrapper, args, guarded=how == "guarded"), args
-    program = torch.export.export(
-        wrapper, args, dynamic_shapes=dynamic_shapes(args, options.dynamic), strict=how == "strict",
-        prefer_deferred_runtime_asserts_over_guards=options.dynamic != "none",
-    )  # fmt: skip
+    with fx_traceback.preserve_node_meta():  # the marks of checkpoints
+        program = torch.export.export(
+            wrapper, args, dynamic_shapes=dynamic_shapes(args, options.dynamic), strict=how == "strict",
+            prefer_deferred_runtime_asserts_over_guards=options.dynamic != "none",
+        )  # fmt: skip
     exported = program.module()
     _keep_lines_of_regions(exported)
     if options.dynamic != "none":

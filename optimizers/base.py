@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
+from graphs.randomness import is_random as is_random
 from graphs.sources.base import ModelSource
 from optimizers.record import Claim, Exactness, OptimizationRecord, Parameter
 
@@ -88,22 +88,6 @@ class Function(nn.Module):
 
     def forward(self, *args: Tensor) -> Any:
         return self.function(*args)
-
-
-def is_random(node: fx.Node) -> bool:
-    """Does the operator draw random numbers? Its place in the order of draws must not change."""
-    if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in node.target.tags:
-        return False
-    return _dropout_of(node, node.target) != 0.0
-
-
-def _dropout_of(node: fx.Node, target: torch._ops.OpOverload) -> object:
-    """The operator's dropout probability: at 0 attention kernels and dropout draw nothing. None where it has no such argument."""
-    for position, argument in enumerate(target._schema.arguments):
-        if argument.name in ("dropout_p", "p"):
-            given = node.args[position] if position < len(node.args) else node.kwargs.get(argument.name, argument.default_value)
-            return given if isinstance(given, (int, float)) else None
-    return None
 
 
 def value_of(node: fx.Node) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
 
+from graphs.bodies import bodies, held_graph
 from graphs.diff import diff
 from graphs.errors import FxscopeError, RequestError, RewriteError
 from graphs.origin import Origin, merged
@@ -201,6 +202,8 @@ def _propagate(gm: fx.GraphModule, fresh: set[fx.Node]) -> None:
         for node in list(gm.graph.nodes):
             if node not in dirty or node.op not in ("call_function", "get_attr"):
                 continue
+            if bodies(node) or held_graph(node) is not None:
+                continue  # what a body gives has the shapes that it was captured with
             value = _fake_value(gm, node)
             if _layout(value) != _layout(node.meta.get("val")):
                 dirty.update(node.users)

@@ -51,6 +51,8 @@ class _Float64(fx.Interpreter):
         if n.name in self.drawn:
             return self._replayed(n, self.drawn[n.name])
         value = super().run_node(n)
+        if isinstance(value, fx.GraphModule):
+            return _Float64(value, {}).run  # a branch or a loop's body
         return _wide(value) if n.op in ("placeholder", "get_attr") else value
 
     def _replayed(self, n: fx.Node, drawn: Any) -> Any:

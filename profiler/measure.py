@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from graphs.program import Program
+from graphs.randomness import is_random
 from profiler.devices import detect
 from profiler.peak import peak_bytes
 from profiler.record import Measurement, Timing
@@ -122,8 +123,7 @@ def _run(program: Program, inputs: Sequence[Tensor], seed: int) -> Run:
 
 def _draws(program: Program) -> bool:
     """Does the graph draw random numbers? Then every run starts from the same seed."""
-    tag = torch.Tag.nondeterministic_seeded
-    return any(tag in getattr(node.target, "tags", ()) for node in program.gm.graph.nodes)
+    return any(is_random(node) for node in program.gm.graph.nodes)
 
 
 def _timed(run: Run) -> float:

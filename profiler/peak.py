@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -55,18 +55,30 @@ class StorageTracker(TorchDispatchMode):
 
     def __init__(self, existing: Iterable[Tensor]) -> None:
         super().__init__()
+        self.supports_higher_order_operators = True
         self.now = self.peak = 0
         self._seen: set[int] = {value.untyped_storage()._cdata for value in existing}
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if isinstance(func, torch._ops.HigherOrderOperator):
+            args = pytree.tree_map_only(fx.GraphModule, self._watched, args)
         result = func(*args, **(kwargs or {}))
         for value in pytree.tree_leaves(result):
             if isinstance(value, Tensor):
                 self._count(value.untyped_storage())
         self.peak = max(self.peak, self.now)
         return result
+
+    def _watched(self, body: fx.GraphModule) -> Callable[..., Any]:
+        """A branch or a loop's body whose operators are seen too."""
+
+        def run(*values: Any) -> Any:
+            with self:
+                return body(*values)
+
+        return run
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         identity, size = storage._cdata, storage.nbytes()

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, fx, nn
 
+from graphs.recompute import run_again, to_run_again
 from optimizers.base import Example, Match, Miss, Optimization, is_random, phase_of
 from optimizers.record import Claim, Parameter
 
@@ -63,51 +64,20 @@ def _block(module: str) -> str:
 
 
 def _group(inside: set[fx.Node], first: fx.Node, names: list[str]) -> Iterator[Match | Miss]:
-    kept = {node for node in inside if is_random(node) or _read_by_later_forward(node, inside)}
     for node in inside:
         if is_random(node):
             yield Miss(node, "It draws random numbers: its output is kept, since a second draw would differ.")
-    saved = [node for node in inside - kept if any(phase_of(user) == "backward" for user in node.users)]
-    again = _needed(saved, inside, kept)
+    again = to_run_again(inside)
     if not again:
         yield Miss(first, "Backward reads nothing that this group computes.")
         return
-    ordered = tuple(node for node in first.graph.nodes if node in again)
     where = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
-    yield Match(first if first in again else ordered[0], ordered, note=f"{len(ordered)} nodes of {where} run again")
-
-
-def _read_by_later_forward(node: fx.Node, inside: set[fx.Node]) -> bool:
-    return any(user not in inside and phase_of(user) in ("forward", "loss") for user in node.users)
-
-
-def _needed(saved: list[fx.Node], inside: set[fx.Node], kept: set[fx.Node]) -> set[fx.Node]:
-    """The saved nodes and what of the group they are computed from, up to what is kept."""
-    again, queue = set(saved), list(saved)
-    while queue:
-        for read in queue.pop().all_input_nodes:
-            if read in inside and read not in kept and read not in again:
-                again.add(read)
-                queue.append(read)
-    return again
+    yield Match(first if first in again else again[0], again, note=f"{len(again)} nodes of {where} run again")
 
 
 def rewrite(gm: fx.GraphModule, match: Match) -> None:
     """Copies the group's nodes before the first backward node that reads them."""
-    chosen = set(match.nodes)
-    for node in gm.graph.nodes:
-        if phase_of(node) == "backward" and any(read in chosen for read in node.all_input_nodes):
-            break
-    else:
-        return
-    copies: dict[fx.Node, fx.Node] = {}
-    with gm.graph.inserting_before(node):
-        for original in match.nodes:
-            copies[original] = gm.graph.node_copy(original, lambda read: copies.get(read, read))
-            copies[original]._rename(f"{original.name}_again")
-            copies[original].meta["origin"] = original.meta["origin"].into("recompute")
-    for original, copy in copies.items():
-        original.replace_all_uses_with(copy, delete_user_cb=lambda user: phase_of(user) == "backward")
+    run_again(gm.graph, match.nodes)
 
 
 class _Chain(nn.Module):

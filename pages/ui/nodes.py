@@ -77,9 +77,9 @@ def frame(nodes: Sequence[NodeRecord]) -> pd.DataFrame:
             "role": [node.role for node in nodes],
             "output": [f"{node.dtype} {shape_text(node)}" if node.shape is not None else "" for node in nodes],
             "output MiB": [node.bytes / 2**20 for node in nodes],
-            "launches": [node.cost.launches if node.cost.known else None for node in nodes],
-            "MFLOP": [node.cost.flops / 1e6 if node.cost.known else None for node in nodes],
-            "moved MiB": [node.cost.bytes_moved / 2**20 if node.cost.known else None for node in nodes],
+            "launches": [node.total.launches if node.cost.known else None for node in nodes],
+            "MFLOP": [node.total.flops / 1e6 if node.cost.known else None for node in nodes],
+            "moved MiB": [node.total.bytes_moved / 2**20 if node.cost.known else None for node in nodes],
             "source": [f"{node.source.file}:{node.source.line}" if node.source else "" for node in nodes],
         }
     )
@@ -102,9 +102,9 @@ def lines(graph: GraphSnapshot, key: str, choose: Choose) -> None:
                 "line": [f"{file}:{line}" for file, line in places],
                 "code": [by_line[place][0].source.text.strip() for place in places],  # type: ignore[union-attr]
                 "nodes": [len(by_line[place]) for place in places],
-                "launches": [sum(node.cost.launches for node in by_line[place]) for place in places],
-                "MFLOP": [sum(node.cost.flops for node in by_line[place]) / 1e6 for place in places],
-                "moved MiB": [sum(node.cost.bytes_moved for node in by_line[place]) / 2**20 for place in places],
+                "launches": [sum(node.total.launches for node in by_line[place]) for place in places],
+                "MFLOP": [sum(node.total.flops for node in by_line[place]) / 1e6 for place in places],
+                "moved MiB": [sum(node.total.bytes_moved for node in by_line[place]) / 2**20 for place in places],
             }
         ),
         key=key,
@@ -159,7 +159,7 @@ def replaced(before: GraphSnapshot, after: GraphSnapshot, name: str) -> None:
     body = [node for node in before.nodes if node.name not in still and set(node.origins) & set(made.origins)]
     if not body:
         return
-    launches = sum(node.cost.launches for node in body)
+    launches = sum(node.total.launches for node in body)
     st.caption(f"In the place of {show.plural(len(body), 'node')} with {show.plural(launches, 'launch')}:")
     st.dataframe(
         pd.DataFrame(
@@ -209,7 +209,11 @@ def _cost_rows(node: NodeRecord) -> list[tuple[str, str]]:
     cost = node.cost
     if not cost.known:
         return [("cost", "unknown: no rule prices this operator")]
+    if not node.times:
+        return [("cost", "not counted: one branch of the cond runs, and the other is costlier")]
+    often = [("runs, counted", f"{node.times} times in one run of the graph; the figures below are of one")] if node.times > 1 else []
     return [
+        *often,
         ("launches, counted", f"{cost.launches}"),
         ("operations, counted", show.number(cost.flops, "FLOP")),
         ("read, counted", show.size(cost.bytes_read)),

@@ -183,8 +183,8 @@ def _values(
     known = [one.node if one.node.op == "call_function" and one.node.cost.known else None for one in nodes]
     values: dict[str, list[float | None]] = {
         "bytes": [one.node.bytes for one in nodes],
-        "moved": [node.cost.bytes_moved if node else None for node in known],
-        "flops": [node.cost.flops if node else None for node in known],
+        "moved": [node.total.bytes_moved if node else None for node in known],
+        "flops": [node.total.flops if node else None for node in known],
         "intensity": [node.cost.flops / node.cost.bytes_moved if node and node.cost.bytes_moved else None for node in known],
         "peak": peak,
     }

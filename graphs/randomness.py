@@ -1,0 +1,27 @@
+"""Which operators draw random numbers: their place in the order of draws must not change, and none may run twice unnoticed."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from graphs.bodies import bodies
+
+
+def is_random(node: fx.Node) -> bool:
+    """Does the operator draw random numbers, itself or in a graph that it holds?"""
+    inner = bodies(node)
+    if inner:
+        return any(is_random(each) for body in inner for each in body.gm.graph.nodes)
+    if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in node.target.tags:
+        return False
+    return _dropout_of(node, node.target) != 0.0
+
+
+def _dropout_of(node: fx.Node, target: torch._ops.OpOverload) -> object:
+    """The operator's dropout probability: at 0 attention kernels and dropout draw nothing. None where it has no such argument."""
+    for position, argument in enumerate(target._schema.arguments):
+        if argument.name in ("dropout_p", "p"):
+            given = node.args[position] if position < len(node.args) else node.kwargs.get(argument.name, argument.default_value)
+            return given if isinstance(given, (int, float)) else None
+    return None
