@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._functorch.aot_autograd import aot_export_joint_with_descriptors
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from graphs.errors import CaptureError, FxscopeError
@@ -167,6 +167,12 @@ def explained(error: Exception, source: ModelSource) -> CaptureError:
             help="Use torch.where to choose between values, torch.cond to choose between branches, or move the decision out of forward.",
         )
     first = message.splitlines()[0] if message else "no message"
+    if isinstance(error, DynamicOutputShapeException):
+        return CaptureError(
+            f"the size of a result depends on values: {first}",
+            where=where,
+            help="Keep every element and use a mask (torch.where) instead of selecting some.",
+        )
     if isinstance(error, TypeError) and ".forward() " in first:
         place = where or (source.files[0] if source.files else "")
         return CaptureError(
