@@ -162,7 +162,7 @@ class NumpyInside(nn.Module):
 class Recurrent(nn.Module):
     """A recurrent layer of torch under a linear head."""
 
-    def __init__(self, cell: type[nn.RNNBase], **options: Any) -> None:
+    def __init__(self, cell: Callable[..., nn.RNNBase], **options: Any) -> None:
         super().__init__()
         self.cell = cell(8, 16, batch_first=True, **options)
         self.head = nn.Linear(16 * (1 + self.cell.bidirectional), 4)
@@ -207,7 +207,11 @@ class Mixer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patches, self.blocks, self.head = nn.Conv2d(3, 16, 4, 4), nn.Sequential(*(MixerBlock(16, 16) for _ in range(8))), nn.Linear(16, 4)
+        self.patches, self.blocks, self.head = (
+            nn.Conv2d(3, 16, 4, 4),
+            nn.Sequential(*(MixerBlock(16, 16) for _ in range(8))),
+            nn.Linear(16, 4),
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         return self.head(self.blocks(self.patches(image).flatten(2).transpose(1, 2)).mean(1))
@@ -247,7 +251,9 @@ def generator() -> nn.Module:
 
 def discriminator() -> nn.Module:
     normal = torch.nn.utils.parametrizations.spectral_norm
-    return nn.Sequential(normal(nn.Conv2d(3, 8, 4, 2, 1)), nn.LeakyReLU(0.2), normal(nn.Conv2d(8, 16, 4, 2, 1)), nn.Flatten(), nn.Linear(256, 1))
+    return nn.Sequential(
+        normal(nn.Conv2d(3, 8, 4, 2, 1)), nn.LeakyReLU(0.2), normal(nn.Conv2d(8, 16, 4, 2, 1)), nn.Flatten(), nn.Linear(256, 1)
+    )
 
 
 class RadianceField(nn.Module):
@@ -382,7 +388,8 @@ class Siamese(nn.Module):
         self.encoder = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8))
 
     def forward(self, anchor: Tensor, like: Tensor, unlike: Tensor) -> Tensor:
-        return F.triplet_margin_loss(*(F.normalize(self.encoder(image), dim=-1) for image in (anchor, like, unlike)))
+        one, near, far = (F.normalize(self.encoder(image), dim=-1) for image in (anchor, like, unlike))
+        return F.triplet_margin_loss(one, near, far)
 
 
 class SwitchExperts(nn.Module):
@@ -462,7 +469,9 @@ def convnet() -> nn.Module:
 
 
 def video_convnet() -> nn.Module:
-    return nn.Sequential(nn.Conv3d(3, 8, 3, padding=1), nn.BatchNorm3d(8), nn.ReLU(), nn.MaxPool3d(2), nn.AdaptiveAvgPool3d(1), nn.Flatten())
+    return nn.Sequential(
+        nn.Conv3d(3, 8, 3, padding=1), nn.BatchNorm3d(8), nn.ReLU(), nn.MaxPool3d(2), nn.AdaptiveAvgPool3d(1), nn.Flatten()
+    )
 
 
 def _normal(*shapes: tuple[int, ...]) -> Callable[[], tuple[Any, ...]]:

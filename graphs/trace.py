@@ -43,8 +43,13 @@ class _Loss(nn.Module):
     def forward(self, outputs: Any) -> Tensor:
         if self.function is not None:
             return _one_number(self.function(outputs))
-        first = next(value for value in tensors_in(outputs) if value.is_floating_point())
-        return first.square().mean()
+        return mean_of_squares(outputs)
+
+
+def mean_of_squares(outputs: Any) -> Tensor:
+    """Of the first floating-point output that a gradient can flow from: some models put what they merely chose before it."""
+    floating = [value for value in tensors_in(outputs) if value.is_floating_point()]
+    return next((value for value in floating if value.requires_grad), floating[0]).square().mean()
 
 
 def _one_number(loss: Any) -> Tensor:

@@ -82,8 +82,12 @@ def drawn(guess: Guess) -> dict[str, Any]:
 def _is_certain(asked: Asked) -> bool:
     """The guess need not be tried on the model: it is text, and nothing else fits."""
     names = _names(asked.model)
-    alone = not any(name in names for name in TOWERS[1:5])
-    return alone and asked.model.__name__.endswith(PLAIN_TEXT) and asked.said("num_codebooks", "n_codebooks", "num_channels") is None
+    alone = not any(name in names for name in TOWERS[1:5]) and getattr(asked.model, "main_input_name", "input_ids") == "input_ids"
+    return (
+        alone
+        and asked.model.__name__.endswith(PLAIN_TEXT)
+        and asked.said("num_codebooks", "n_codebooks", "num_channels", "num_latents") is None
+    )
 
 
 def _with_labels(guess: Guess, asked: Asked) -> Iterator[Guess]:
@@ -100,7 +104,9 @@ def _names(model: type[nn.Module]) -> list[str]:
 def _argument_sets(asked: Asked) -> Iterator[tuple[str, ...]]:
     """Names of arguments to give, the likeliest set first."""
     parameters = inspect.signature(asked.model.forward).parameters
-    needed = [name for name, one in parameters.items() if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD and name != "self"]
+    needed = [
+        name for name, one in parameters.items() if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD and name != "self"
+    ]
     main = getattr(asked.model, "main_input_name", None)
     main = [main] if isinstance(main, str) else list(main or ())
     seen: set[frozenset[str]] = set()
@@ -120,13 +126,15 @@ def _argument_sets(asked: Asked) -> Iterator[tuple[str, ...]]:
 def _first_choice(asked: Asked, names: list[str]) -> list[str]:
     """Text where the model reads text; images or sound where it does not, or where two towers want both."""
     text = "input_ids" in names
-    beside = any(_said_here(asked.config, name) is not None for name in ("projection_dim", "logit_scale_init_value", "max_2d_position_embeddings"))
+    beside = any(
+        _said_here(asked.config, name) is not None for name in ("projection_dim", "logit_scale_init_value", "max_2d_position_embeddings")
+    )
     chosen = ["input_ids", "bbox"] if text else []
     if not text or beside:
         chosen.append("pixel_values")
-    chosen += ["input_values"] if not text else []
     if not text:
-        chosen += ["pixel_values_videos", "input_features"]
+        sound = next((name for name in ("input_values", "input_features") if name in names), "")
+        chosen += ["pixel_values_videos", sound]
     if getattr(asked.config, "is_encoder_decoder", False) and "Encoder" not in asked.model.__name__:
         chosen.append("decoder_input_ids")
     return chosen
@@ -151,6 +159,9 @@ def _draws(name: str, asked: Asked) -> list[Draw]:
 def _id_draws(asked: Asked) -> list[Draw]:
     books = asked.said("num_codebooks", "n_codebooks", "num_channels") if asked.said("vocab_size") is not None else None
     draws: list[Draw] = [lambda: _ids(asked, asked.batch, asked.seq)]
+    most = asked.said("max_position_embeddings")
+    if isinstance(most, int) and 0 < most < asked.seq:
+        draws.append(lambda: _ids(asked, asked.batch, most))
     if "pixel_values" in _names(asked.model):
         draws += [_with_image(asked, places) for places in _image_places(asked)]
     elif isinstance(books, int) and books > 1:
@@ -176,7 +187,11 @@ def _image_places(asked: Asked) -> list[int]:
     patch, merge = asked.said("patch_size"), asked.said("spatial_merge_size") or 1
     height, width = _image_size(asked)
     patches = [(height // patch) * (width // patch)] if isinstance(patch, int) else []
-    return [one for one in dict.fromkeys([*said, *patches, *(one // merge**2 for one in patches), *(one + 1 for one in patches)]) if isinstance(one, int) and one > 0]
+    return [
+        one
+        for one in dict.fromkeys([*said, *patches, *(one // merge**2 for one in patches), *(one + 1 for one in patches)])
+        if isinstance(one, int) and one > 0
+    ]
 
 
 def _with_image(asked: Asked, places: int) -> Draw:
@@ -244,7 +259,11 @@ def _mel(asked: Asked) -> list[Draw]:
     first = asked.normal(asked.batch, bins, 2 * (positions or 1500))
     last = asked.normal(asked.batch, frames, bins)
     whole = 2 * positions if positions else frames
-    rest = [asked.normal(asked.batch, bins, frames), asked.normal(asked.batch, 1, int(asked.said("spec_size") or whole), bins), asked.normal(asked.batch, bins, 3000)]
+    rest = [
+        asked.normal(asked.batch, bins, frames),
+        asked.normal(asked.batch, 1, int(asked.said("spec_size") or whole), bins),
+        asked.normal(asked.batch, bins, 3000),
+    ]
     return [first, last, *rest] if getattr(asked.config, "model_type", "") in ("whisper", "moonshine") else [last, first, *rest]
 
 
@@ -304,7 +323,10 @@ DRAWS: dict[str, Callable[[Asked], list[Draw]]] = {
 
 def _text_config(config: Any) -> Any:
     getter = getattr(config, "get_text_config", None)
-    return getter() if callable(getter) else config
+    try:
+        return getter() if callable(getter) else config
+    except ValueError:  # two of them, such as an encoder of words and a decoder of sounds: what is read in comes first
+        return getattr(config, "text_encoder", config)
 
 
 def _parts(config: Any) -> list[Any]:

@@ -1,4 +1,7 @@
-"""Which of several guessed inputs a model accepts: each is tried in one run on shapes, which costs no arithmetic."""
+"""Which of several guessed inputs a model accepts: a small model runs with each, of a large one the shapes do, which costs no arithmetic.
+
+Shapes alone are the weaker trial: a model may count its image tokens, and a loss its labels, only when there are values.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from graphs.sources.base import as_if_exporting
 from graphs.sources.hf_inputs import Guess, drawn
 
-SMALL = 200_000_000  # parameters; a model of so many may be run for real
+SMALL = 20_000_000  # parameters
 # The model went as far as to ask for a value: the inputs are not what it minds.
 WANTS_VALUES = (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode)
 
@@ -27,21 +30,26 @@ def first_accepted(build: Callable[[], nn.Module], candidates: list[Guess]) -> G
     shapes_only = contextlib.nullcontext() if isinstance(now, FakeTensorMode) else FakeTensorMode(allow_non_fake_inputs=True)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         with shapes_only:
-            found, size = _tried(build, candidates)
-        if found is None and size < SMALL:  # values may be what the shapes lack
+            model = _built(build)
+            size = sum(parameter.numel() for parameter in model.parameters()) if model else 0
+        if size < SMALL:
             with unset_fake_temporarily():
-                found, _ = _tried(build, candidates)
+                found = _first(_built(build), candidates)
+        else:
+            with shapes_only:
+                found = _first(model, candidates)
     return candidates[0] if found is None else found
 
 
-def _tried(build: Callable[[], nn.Module], candidates: list[Guess]) -> tuple[Guess | None, int]:
-    """The first that the model runs with, and the number of its parameters."""
+def _built(build: Callable[[], nn.Module]) -> nn.Module | None:
     try:
-        model = build().eval()
+        return build().eval()
     except Exception:  # the capture will say why
-        return None, 0
-    size = sum(parameter.numel() for parameter in model.parameters())
-    return next((guess for guess in candidates if _accepts(model, guess)), None), size
+        return None
+
+
+def _first(model: nn.Module | None, candidates: list[Guess]) -> Guess | None:
+    return next((guess for guess in candidates if _accepts(model, guess)), None) if model is not None else None
 
 
 def _accepts(model: nn.Module, guess: Guess) -> bool:

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from graphs.errors import FxscopeError, RequestError, SourceError
 from graphs.sources.base import ModelSource, default_dtype
 from graphs.sources.known_configs import KNOWN
+from graphs.trace import mean_of_squares
 from graphs.zoo.base import BATCH, DROPOUT, Option, Settings
 
 OPTIONS = (
@@ -139,9 +139,8 @@ def _loss(outputs: Any) -> Tensor:
     """The model's own loss, or where it has none the mean of squares of its first floating-point output."""
     loss = getattr(outputs, "loss", None)
     if isinstance(loss, Tensor):
-        return loss
-    leaves = pytree.tree_leaves(outputs)
-    return next(leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()).square().mean()
+        return loss if loss.numel() == 1 else loss.mean()  # some give one for each example
+    return mean_of_squares(outputs)
 
 
 def _config(fields: dict[str, Any], name: str, settings: Settings) -> Any:
@@ -175,7 +174,7 @@ def _adjust(config: Any, settings: Settings) -> None:
             part.use_cache = False
         for name in DROPOUTS:
             if isinstance(getattr(part, name, None), int | float):
-                setattr(part, name, settings.dropout if "layerdrop" not in name else 0.0)
+                _set_number(part, name, settings.dropout if "layerdrop" not in name else 0.0)
         layers = settings.number("layers")
         for name in LAYERS if layers else ():
             if isinstance(getattr(part, name, None), int):
@@ -188,6 +187,16 @@ def _adjust(config: Any, settings: Settings) -> None:
                 part.layer_types = (types * layers)[:layers]
     config._attn_implementation = settings.text("attention")
     config.dtype = settings.dtype
+
+
+def _set_number(part: Any, name: str, value: float) -> None:
+    """Some configurations insist on a whole number where they have one."""
+    from huggingface_hub.errors import StrictDataclassFieldValidationError
+
+    try:
+        setattr(part, name, value)
+    except StrictDataclassFieldValidationError:
+        setattr(part, name, int(value))
 
 
 def _model_class(config: Any, fields: dict[str, Any], name: str) -> type[nn.Module]:
@@ -203,14 +212,14 @@ def _model_class(config: Any, fields: dict[str, Any], name: str) -> type[nn.Modu
     for head in (*towers, *(TRANSLATING_HEADS if getattr(config, "is_encoder_decoder", False) else ()), *HEADS, *others):
         found = getattr(modeling_auto, f"{head}_MAPPING_NAMES").get(kind)
         found = found[0] if isinstance(found, tuple | list) else found
-        if found and hasattr(transformers, found) and _can_be_called(made := _imported(found, name)):
+        if found and hasattr(transformers, found) and _fits(made := _imported(found, name), config):
             return made
     raise SourceError(f"transformers has no model class for `{kind}`", where=name, help='Name one: "architectures": ["…"].')
 
 
-def _can_be_called(model: type[nn.Module]) -> bool:
-    """Some classes only hold parts that generate together."""
-    return model.forward is not nn.Module.forward
+def _fits(model: type[nn.Module], config: Any) -> bool:
+    """Some classes are for a part of the configuration, and some only hold parts that generate together."""
+    return model.forward is not nn.Module.forward and isinstance(config, getattr(model, "config_class", None) or object)
 
 
 def _imported(name: str, shown: str) -> type[nn.Module]:
