@@ -2,6 +2,7 @@
 
 python -m benchmarks.coverage                every architecture, both modes; writes docs/coverage.md
 python -m benchmarks.coverage NAME …         some of them, with the whole error
+python -m benchmarks.coverage --results FILE [NAME …]   the same as the first, kept in FILE; some of them again, and the page anew
 python -m benchmarks.coverage --list         the names of all, also of those that are not measured unless they are named
 
 Architectures are the families of `transformers`, each from a small config.json as a reader would paste it (`small_configs.py`), and
@@ -16,6 +17,7 @@ import json
 import logging
 import multiprocessing
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -31,7 +33,7 @@ from benchmarks.small_configs import chosen, families, kind_of, small_config
 from graphs.errors import FxscopeError
 from graphs.ladder import Standing, climb
 from graphs.program import Program
-from graphs.sources.base import ModelSource
+from graphs.sources.base import ModelSource, as_if_exporting
 from graphs.sources.hugging_face import config_source
 from graphs.trace import tensors_in
 
@@ -43,7 +45,7 @@ CLOSE = 1e-4  # of the largest value: different kernels of the same sum
 
 
 def architectures(every: bool = False) -> list[str]:
-    return [*(families() if every else chosen()), *BY_HAND]
+    return [*BY_HAND, *(families() if every else chosen())]
 
 
 def source_of(name: str, mode: str) -> ModelSource:
@@ -78,21 +80,34 @@ def _result(name: str, kind: str, mode: str, seconds: float, standing: Standing,
 
 
 def _compared(source: ModelSource, program: Program) -> tuple[str, float]:
-    """(`bitwise`, `close`, `different` or why it could not be compared, largest error as a share of the largest value)."""
+    """How the graph's outputs compare with the model's, and the largest error as a share of the largest value.
+
+    `bitwise`, `close`, `different`, `as exported` where the model itself computes otherwise while it is exported, or why not compared.
+    """
     try:
-        made = program.tensors(0)
-        got = [value for value, spec in zip(program.run(program.materialize(0)), program.outputs, strict=True) if spec.role == "output"]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model, args = source.build().eval(), source.inputs()
-            with torch.no_grad():
-                for name, parameter in (*model.named_parameters(), *model.named_buffers()):
-                    parameter.copy_(made.get(("parameter", name), made.get(("buffer", name), parameter)))
-                torch.manual_seed(0)
-                expected = tensors_in(model(**args) if isinstance(args, dict) else model(*args))
+        ran = zip(program.run(program.materialize(0)), program.outputs, strict=True)
+        got = [value for value, spec in ran if spec.role == "output" and value is not None]
+        same, error = _difference(got, _eager(source, program))
+        if same == "different":
+            with as_if_exporting():
+                again, _ = _difference(got, _eager(source, program))
+            same = "as exported" if again in ("bitwise", "close") else same
     except Exception as error:
         return f"not compared: {type(error).__name__}: {' '.join(str(error).split())[:160]}", 0.0
-    return _difference([value for value in got if value is not None], expected)
+    return same, error
+
+
+def _eager(source: ModelSource, program: Program) -> list[torch.Tensor]:
+    """Outputs of the model itself on the values that the program ran with."""
+    made = program.tensors(0)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model, args = source.build().eval(), source.inputs()
+        for role, tensors in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
+            for name, value in tensors:
+                value.copy_(made.get((role, name), value))
+        torch.manual_seed(0)
+        return tensors_in(model(**args) if isinstance(args, dict) else model(*args))
 
 
 def _difference(got: list[torch.Tensor], expected: list[torch.Tensor]) -> tuple[str, float]:
@@ -155,14 +170,25 @@ def main(words: list[str]) -> None:
     if words == ["--list"]:
         print(*architectures(every=True), sep="\n")
         return
-    start, results = time.perf_counter(), []
-    for result in measured(words or architectures(), loud=bool(words)):
-        results.append(result)
-        print(result.line(), flush=True)
-        if words:
-            print(*(f"    {reason}" for reason in result.reasons), sep="\n")
+    if words[:1] == ["--results"]:
+        _write_page(Path(words[1]), words[2:])
+        return
     if not words:
-        PAGE.write_text(page(results, time.perf_counter() - start))
+        with tempfile.TemporaryDirectory() as folder:
+            _write_page(Path(folder) / "results", [])
+        return
+    for result in measured(words, loud=True):
+        print(result.line(), *result.reasons, sep="\n    ", flush=True)
+
+
+def _write_page(kept: Path, names: list[str]) -> None:
+    """Measures and adds to what was kept; the page shows the latest of each."""
+    for result in measured(names or architectures()):
+        print(result.line(), flush=True)
+        with kept.open("ab") as file:
+            file.write(msgspec.json.encode(result) + b"\n")
+    latest = {(one.name, one.mode): one for one in (msgspec.json.decode(line, type=Result) for line in kept.read_bytes().splitlines())}
+    PAGE.write_text(page(list(latest.values())))
 
 
 if __name__ == "__main__":

@@ -47,7 +47,13 @@ LIMITS: tuple[tuple[str, int], ...] = (  # at most so much
 )
 STAGES = r"(hidden_sizes|embed_dims?|embed_dim_per_stage|neck_hidden_sizes|conv_dim|tdnn_dim)$"
 TOKENS = r"(_token_id|_token_index|_token_ids|_id)$"
-AS_PUBLISHED = ("clap", "uvdoc", "xcodec", "sapiens2")  # families whose fields state one another's sizes in ways of their own
+AS_PUBLISHED = (
+    "clap",
+    "efficientloftr",
+    "uvdoc",
+    "xcodec",
+    "sapiens2",
+)  # families whose fields state one another's sizes in ways of their own
 MROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
 HALF_MROPE: dict[str, Any] = {**MROPE, "partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}
 SERIES = {"prediction_length": 8, "context_length": 16, "num_time_features": 1}

@@ -219,7 +219,8 @@ def _image(asked: Asked) -> list[Draw]:
     height, width = _image_size(asked)
     frames = int(asked.said("num_frames", "frames_per_clip") or 0)
     still, moving = asked.normal(asked.batch, channels, height, width), asked.normal(asked.batch, frames or 2, channels, height, width)
-    return [moving, still] if frames and _is_video(asked) else [still, moving]
+    large = asked.normal(asked.batch, channels, 4 * height, 4 * width)  # for a model that cuts its image up and reads the pieces
+    return [moving, still] if frames and _is_video(asked) else [still, moving, large]
 
 
 def _is_video(asked: Asked) -> bool:
