@@ -129,7 +129,7 @@ In training graphs, module path and source line are known for at least 99 % of t
 def _unknown(results: list[Result]) -> str:
     where: dict[str, set[str]] = defaultdict(set)
     for result in results:
-        for target in result.unknown:
+        for target in result.unknown if result.is_graph else ():
             where[target].add(result.name)
     if not where:
         return "## Cost\n\nEvery operator of every graph has a cost rule."

@@ -75,6 +75,11 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "deepseek_ocr2": {"text_config.mlp_layer_types": ["dense", "sparse"], "text_config.num_experts_per_tok": 2},
     "deepseek_v2": {"num_experts_per_tok": 2, "n_routed_experts": 4, "topk_method": "greedy"},
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
+    "depth_pro": {
+        "patch_size": 64,
+        "intermediate_hook_ids": [1, 0],
+        **{f"{part}_config.image_size": 64 for part in ("image_model", "patch_model", "fov_model")},
+    },
     "emu3": {"pad_token_id": 0, "vocab_size": 256},
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
     "falcon_h1": MAMBA2,
@@ -323,7 +328,7 @@ def kind_of(family: str) -> str:
         return "unknown"
     parts = [name for name, value in fields.items() if isinstance(value, dict) and "model_type" in value]
     names = set(_names(fields))
-    sound = any(re.search(r"mel_bins|sampling_rate|audio|num_feat_extract|codebook_size|upsample_rates", name) for name in names)
+    sound = any(re.search(r"mel_bins|sampling_rate|audio|feat_extract|codebook_size|upsample_rates", name) for name in names)
     sight = bool(names & {"image_size", "patch_size", "num_channels", "backbone_config", "in_channels", "neck_hidden_sizes"})
     if "prediction_length" in names or "context_length" in fields or "lags_sequence" in names:
         return "time series"

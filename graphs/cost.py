@@ -38,7 +38,7 @@ MOVES = (
     aten.slice_backward, aten.select_backward, aten.lift_fresh_copy, aten.tril, aten.triu, aten.masked_fill, aten.where, aten.one_hot,
     aten.empty_strided, aten.new_empty, aten.eye, aten.linspace, aten.unfold_backward, aten.as_strided_scatter, aten.diagonal_scatter, aten.split_with_sizes_copy,
     aten.fill, aten.im2col, aten.repeat_interleave, aten.masked_scatter, aten.masked_select, aten.nonzero, aten.complex,
-    aten.reflection_pad1d, aten.reflection_pad2d, aten.replication_pad1d, aten.replication_pad2d, aten.new_empty, aten.pixel_shuffle,
+    aten.reflection_pad1d, aten.reflection_pad2d, aten.replication_pad1d, aten.replication_pad2d, aten.pixel_shuffle, aten.triu_indices, aten.tril_indices,
 )  # fmt: skip
 # Operators that read only the rows they select.
 GATHERS = (aten.embedding, aten.gather, aten.index, aten._unsafe_index, aten.index_select, aten.take_along_dim)
@@ -69,7 +69,7 @@ PER_ELEMENT: dict[Any, int] = {
     aten.max_pool2d: 1, aten.threshold_backward: 1, aten.gelu_backward: 1, aten.floor_divide: 1, aten.histc: 1, aten.bincount: 1,
     aten.uniform: 1, aten.normal: 1, aten.randint: 1, aten.randint_like: 1, aten.exponential: 1, aten.multinomial: 1, aten.randperm: 1,
     aten._is_all_true: 1, aten._is_any_true: 1, aten.glu: 1, aten.glu_backward: 1, aten.polar: 1, aten.elu_backward: 1, aten.col2im: 1,
-    aten.softplus_backward: 1, aten.aminmax: 2, aten._weight_norm_interface: 3, aten._weight_norm_interface_backward: 6, aten.cummax: 1, aten.cummin: 1,
+    aten.softplus_backward: 1, aten.aminmax: 2, aten.vdot: 2, aten.affine_grid_generator_backward: 6, aten._weight_norm_interface: 3, aten._weight_norm_interface_backward: 6, aten.cummax: 1, aten.cummin: 1,
     aten.logcumsumexp: 3, aten.median: 1, aten.mode: 1, aten.std_mean: 4, aten.count_nonzero: 1, aten.bucketize: 1, aten.searchsorted: 1,
     aten.smooth_l1_loss: 3, aten.smooth_l1_loss_backward: 3, aten.huber_loss: 3, aten.huber_loss_backward: 3, aten.binary_cross_entropy: 4,
     aten.binary_cross_entropy_backward: 4, aten.leaky_relu_backward: 1, aten.hardtanh_backward: 1, aten.hardswish_backward: 1, aten.hardswish: 1, aten.hardsigmoid: 1, aten.grid_sampler_2d_backward: 8,
@@ -83,11 +83,11 @@ PER_ELEMENT: dict[Any, int] = {
     aten.upsample_linear1d: 4, aten.upsample_linear1d_backward: 4, aten._upsample_bilinear2d_aa: 8, aten._upsample_bilinear2d_aa_backward: 8,
     aten.upsample_trilinear3d: 16, aten.upsample_trilinear3d_backward: 16,
 }  # fmt: skip
-ALIASES = (aten._unsafe_view,)
+ALIASES = (aten._unsafe_view, aten.unsafe_split, aten.unsafe_split_with_sizes, aten.unsafe_chunk)
 
 
 def is_view(target: Any) -> bool:
-    """Does the operator return memory of its input? Read from the schema; `_unsafe_view` says no there but does."""
+    """Does the operator return memory of its input? Read from the schema; the unsafe ones say no there but do."""
     if not isinstance(target, torch._ops.OpOverload):
         return False
     if target.overloadpacket in ALIASES:
@@ -122,6 +122,9 @@ def _bytes_read(node: fx.Node, packet: Any, value: Any) -> int:
     sizes = [_stored_bytes(read.meta.get("val")) for read in node.all_input_nodes]
     if packet in GATHERS and sizes:
         return value_bytes(value) + sum(sizes[1:])
+    if packet in BAGS:  # the rows that are summed
+        table, chosen = (read.meta["val"] for read in node.all_input_nodes[:2])
+        return chosen.numel() * table.shape[1] * table.element_size() + sum(sizes[1:])
     return sum(sizes)
 
 
@@ -138,7 +141,7 @@ def _operations(node: fx.Node, packet: Any, value: Any) -> tuple[int, bool, bool
     """(operations, is matmul-like, is known)."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda read: read.meta.get("val"))  # type: ignore[misc]
     packet = _out_of_place(packet)
-    rule: Callable[..., int] | None = flop_registry.get(packet) or ATTENTION.get(packet) or GROUPED.get(str(packet))
+    rule: Callable[..., int] | None = flop_registry.get(packet) or ATTENTION.get(packet) or PRODUCTS.get(packet) or GROUPED.get(str(packet))
     if rule is not None:
         return int(rule(*args, **kwargs, out_val=value)), True, True
     if packet in MOVES or packet in GATHERS:
@@ -149,8 +152,8 @@ def _operations(node: fx.Node, packet: Any, value: Any) -> tuple[int, bool, bool
         return first, False, True
     if packet in TRANSFORMS:
         return _fourier(args[0], value, args[1]), False, True  # type: ignore[arg-type]
-    if packet in ALIGNMENTS:
-        return ALIGNMENTS[packet](*args), False, True
+    if packet in COUNTED:
+        return COUNTED[packet](*args), False, True
     if packet in BY_OUTPUT:
         return BY_OUTPUT[packet] * out, False, True
     if packet in PER_ELEMENT:
@@ -174,7 +177,13 @@ def _fourier(given: Tensor, value: Tensor, dims: list[int]) -> int:
 
 TRANSFORMS = (aten._fft_c2c, aten._fft_r2c, aten._fft_c2r)
 # Operations per element of the output: what an interpolated point takes from its neighbours.
-BY_OUTPUT: dict[Any, int] = {aten.grid_sampler_2d: 8, aten.upsample_bicubic2d: 32, aten._upsample_bicubic2d_aa: 32, aten._cdist_forward: 3}
+BY_OUTPUT: dict[Any, int] = {
+    aten.grid_sampler_2d: 8,
+    aten.upsample_bicubic2d: 32,
+    aten._upsample_bicubic2d_aa: 32,
+    aten._cdist_forward: 3,
+    aten.affine_grid_generator: 6,
+}
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
@@ -199,11 +208,47 @@ def _alignment_backward(gradient: Tensor, log_probabilities: Tensor, targets: Te
     return _alignment(log_probabilities, targets) + 2 * log_probabilities.numel()
 
 
-ALIGNMENTS: dict[Any, Callable[..., int]] = {aten._ctc_loss: _alignment, aten._ctc_loss_backward: _alignment_backward}
+def _bag(table: Tensor, chosen: Tensor, *_: Any, **__: Any) -> int:
+    """The chosen rows, summed."""
+    return chosen.numel() * table.shape[1]
+
+
+def _bag_backward(gradient: Tensor, chosen: Tensor, *_: Any, **__: Any) -> int:
+    return chosen.numel() * gradient.shape[1]
+
+
+BAGS = (aten._embedding_bag, aten._embedding_bag_forward_only)
+COUNTED: dict[Any, Callable[..., int]] = {
+    aten._ctc_loss: _alignment, aten._ctc_loss_backward: _alignment_backward, aten._embedding_bag: _bag,
+    aten._embedding_bag_forward_only: _bag, aten._embedding_bag_dense_backward: _bag_backward, aten._embedding_bag_backward: _bag_backward,
+}  # fmt: skip
 ATTENTION: dict[Any, Callable[..., int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
+
+
+def _matrix_vector(matrix: Tensor, *_: Any, **__: Any) -> int:
+    return 2 * matrix.numel()
+
+
+def _added_matrix_vector(bias: Tensor, matrix: Tensor, *_: Any, **__: Any) -> int:
+    return _matrix_vector(matrix)
+
+
+def _recurrent(steps: Tensor, from_input: Tensor, from_state: Tensor, *_: Any, **__: Any) -> int:
+    """Every step of every sequence meets both matrices of the layer."""
+    return 2 * (steps.numel() // steps.shape[-1]) * (from_input.numel() + from_state.numel())
+
+
+def _recurrent_backward(*args: Any, **kwargs: Any) -> int:
+    return 2 * _recurrent(*args, **kwargs)
+
+
+PRODUCTS: dict[Any, Callable[..., int]] = {
+    aten.mv: _matrix_vector, aten.addmv: _added_matrix_vector, aten.mkldnn_rnn_layer: _recurrent,
+    aten.mkldnn_rnn_layer_backward: _recurrent_backward,
+}  # fmt: skip
 
 
 def _grouped(rows: Tensor, weights: Tensor, *_: Any, **__: Any) -> int:

@@ -11,7 +11,9 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from benchmarks.by_hand import by_hand_source
 from graphs.cost import cost
+from graphs.ladder import climb
 from graphs.record import Cost
 
 aten = torch.ops.aten
@@ -24,6 +26,8 @@ CASES: list[tuple[str, Callable[..., object], tuple[tuple[int, ...], ...], int]]
     ("weight norm", lambda v, g: aten._weight_norm_interface(v, g, 0), ((8, 5), (8, 1)), 3 * 40),
     ("points of an image", lambda x, g: torch.nn.functional.grid_sample(x, g, align_corners=False), ((1, 3, 8, 8), (1, 4, 4, 2)), 8 * 3 * 16),
     ("folding patches back", lambda x: torch.nn.functional.fold(x, (4, 4), (2, 2), stride=2), ((1, 12, 4),), 48),
+    ("matrix and vector", lambda a, b: aten.addmv(b[:4], a, b), (SIGNAL, (32,)), 2 * 4 * 32),
+    ("bags of rows", lambda w: torch.nn.functional.embedding_bag(torch.zeros(3, 5, dtype=torch.long), w, mode="sum"), ((20, 8),), 3 * 5 * 8),
     ("smallest and largest", lambda x: torch.aminmax(x), (SIGNAL,), 2 * 128),
 ]  # fmt: skip
 
@@ -59,6 +63,13 @@ def test_the_alignment_of_labels_counts_frames_and_places() -> None:
     graph = make_fx(loss, tracing_mode="real")(torch.randn(10, 2, 6).log_softmax(-1))
     found = [cost(node) for node in graph.graph.nodes if "_ctc_loss" in str(node.target)]
     assert [one.flops for one in found] == [6 * 10 * 2 * (2 * 3 + 1)]
+
+
+def test_a_recurrent_layer_meets_its_matrices_at_every_step() -> None:
+    graph = climb(by_hand_source("lstm"), "inference", "cpu").graph
+    layers = [node.cost for node in graph.nodes if "rnn_layer" in node.target]
+    steps = 2 * 6
+    assert [one.matmul_flops for one in layers] == [2 * steps * 4 * 16 * (8 + 16), 2 * steps * 4 * 16 * (16 + 16)]
 
 
 def test_an_operator_without_a_rule_is_unknown_not_free() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,21 @@ from benchmarks.small_configs import VOCAB, chosen, families, kind_of, small_con
 from graphs.ladder import climb
 from graphs.sources.hugging_face import config_source
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 PAGE = Path(__file__).parent.parent / "docs" / "coverage.md"
 RUNGS = [
-    ("llama", 1), ("bert", 1), ("qwen2_moe", 1), ("mamba", 1), ("resnet", 1), ("clip", 1), ("segformer", 1), ("whisper", 1),
+    ("llama", 1), ("bert", 1), ("qwen2_moe", 1), ("linear-recurrence", 1), ("resnet", 1), ("clip", 1), ("whisper", 1),
     ("gan-discriminator", 1), ("dlrm", 1), ("lstm", 1), ("torch-cond", 1), ("branch-on-value", 3), ("numpy-inside", 4), ("masked-rows", 5),
 ]  # fmt: skip
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small models are not faster on more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("name", "rung"), RUNGS)
@@ -32,7 +43,7 @@ def test_an_architecture_reaches_its_rung_and_computes_what_the_model_does(name:
         assert result.rung == rung, result.reasons
         assert result.nodes > 3
         assert len(result.reasons) == (rung - 1)
-        assert not result.unknown
+        assert not set(result.unknown) - {"cond"}  # what a branch costs depends on which one runs
         if mode == "inference" and rung < 5:
             assert result.same in ("bitwise", "close"), result.error
 
