@@ -40,6 +40,8 @@ MOVES = (
     aten.empty_strided, aten.new_empty, aten.eye, aten.linspace, aten.unfold_backward, aten.as_strided_scatter, aten.diagonal_scatter, aten.split_with_sizes_copy,
     aten.t_copy, aten.view_copy, aten.transpose_copy, aten.permute_copy, aten.expand_copy, aten.unsqueeze_copy, aten.squeeze_copy,
     aten.slice_copy, aten.select_copy, aten.detach_copy, aten.alias_copy, aten.split_copy, aten.unbind_copy, aten._reshape_alias_copy,
+    aten.fill, aten.im2col, aten.repeat_interleave, aten.masked_scatter, aten.masked_select, aten.nonzero, aten.complex,
+    aten.reflection_pad1d, aten.reflection_pad2d, aten.replication_pad1d, aten.replication_pad2d, aten.pixel_shuffle, aten.triu_indices, aten.tril_indices,
 )  # fmt: skip
 # Operators that read only the rows they select.
 GATHERS = (aten.embedding, aten.gather, aten.index, aten._unsafe_index, aten.index_select, aten.take_along_dim)
@@ -50,6 +52,8 @@ SCATTERS = (
     aten.index_put,
     aten._unsafe_index_put,
     aten.index_add,
+    aten.index_reduce,
+    aten.scatter_reduce,
 )
 # Operations per element of the first operand.
 PER_ELEMENT: dict[Any, int] = {
@@ -66,12 +70,27 @@ PER_ELEMENT: dict[Any, int] = {
     aten.upsample_nearest2d_backward: 1, aten.upsample_bilinear2d: 8, aten.upsample_bilinear2d_backward: 8, aten.native_dropout: 2,
     aten.native_dropout_backward: 2, aten.bernoulli: 1, aten.rand: 1, aten.randn: 1, aten.rand_like: 1, aten.randn_like: 1, aten.dot: 2,
     aten.max_pool2d: 1, aten.threshold_backward: 1, aten.gelu_backward: 1, aten.floor_divide: 1, aten.histc: 1, aten.bincount: 1,
+    aten.uniform: 1, aten.normal: 1, aten.randint: 1, aten.randint_like: 1, aten.exponential: 1, aten.multinomial: 1, aten.randperm: 1,
+    aten._is_all_true: 1, aten._is_any_true: 1, aten.glu: 1, aten.glu_backward: 1, aten.polar: 1, aten.elu_backward: 1, aten.col2im: 1,
+    aten.softplus_backward: 1, aten.aminmax: 2, aten.vdot: 2, aten.affine_grid_generator_backward: 6, aten._weight_norm_interface: 3, aten._weight_norm_interface_backward: 6, aten.cummax: 1, aten.cummin: 1,
+    aten.logcumsumexp: 3, aten.median: 1, aten.mode: 1, aten.std_mean: 4, aten.count_nonzero: 1, aten.bucketize: 1, aten.searchsorted: 1,
+    aten.smooth_l1_loss: 3, aten.smooth_l1_loss_backward: 3, aten.huber_loss: 3, aten.huber_loss_backward: 3, aten.binary_cross_entropy: 4,
+    aten.binary_cross_entropy_backward: 4, aten.leaky_relu_backward: 1, aten.hardtanh_backward: 1, aten.hardswish_backward: 1, aten.hardswish: 1, aten.hardsigmoid: 1, aten.grid_sampler_2d_backward: 8,
+    aten.hardsigmoid_backward: 1, aten.log_sigmoid_forward: 1, aten.log_sigmoid_backward: 1, aten.sigmoid_backward: 1, aten.tanh_backward: 1,
+    aten.silu_backward: 1, aten.mish_backward: 1, aten.softshrink_backward: 1, aten.hardshrink_backward: 1, aten._prelu_kernel_backward: 1,
+    aten.reflection_pad1d_backward: 1, aten.reflection_pad2d_backward: 1, aten.replication_pad1d_backward: 1,
+    aten.replication_pad2d_backward: 1, aten.avg_pool1d: 1, aten.avg_pool3d: 1, aten.avg_pool3d_backward: 1,
+    aten.max_pool3d_with_indices: 1, aten.max_pool3d_with_indices_backward: 1, aten._adaptive_avg_pool3d: 1,
+    aten._adaptive_avg_pool3d_backward: 1, aten.adaptive_max_pool2d: 1, aten.adaptive_max_pool2d_backward: 1,
+    aten.upsample_nearest1d: 0, aten.upsample_nearest1d_backward: 1, aten.upsample_nearest3d: 0, aten.upsample_nearest3d_backward: 1,
+    aten.upsample_linear1d: 4, aten.upsample_linear1d_backward: 4, aten._upsample_bilinear2d_aa: 8, aten._upsample_bilinear2d_aa_backward: 8,
+    aten.upsample_trilinear3d: 16, aten.upsample_trilinear3d_backward: 16,
 }  # fmt: skip
-ALIASES = (aten._unsafe_view,)
+ALIASES = (aten._unsafe_view, aten.unsafe_split, aten.unsafe_split_with_sizes, aten.unsafe_chunk)
 
 
 def is_view(target: Any) -> bool:
-    """Does the operator return memory of its input? Read from the schema; `_unsafe_view` says no there but does."""
+    """Does the operator return memory of its input? Read from the schema; the unsafe ones say no there but do."""
     if not isinstance(target, torch._ops.OpOverload):
         return False
     if target.overloadpacket in ALIASES:
@@ -118,6 +137,9 @@ def _bytes_read(node: fx.Node, packet: Any, value: Any) -> int:
     sizes = [_stored_bytes(read.meta.get("val")) for read in node.all_input_nodes]
     if packet in GATHERS and sizes:
         return value_bytes(value) + sum(sizes[1:])
+    if packet in BAGS:  # the rows that are summed
+        table, chosen = (read.meta["val"] for read in node.all_input_nodes[:2])
+        return chosen.numel() * table.shape[1] * table.element_size() + sum(sizes[1:])
     return sum(sizes)
 
 
@@ -133,7 +155,8 @@ def _stored_bytes(value: Any) -> int:
 def _operations(node: fx.Node, packet: Any, value: Any) -> tuple[int, bool, bool]:
     """(operations, is matmul-like, is known)."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda read: read.meta.get("val"))  # type: ignore[misc]
-    rule: Callable[..., int] | None = flop_registry.get(packet) or ATTENTION.get(packet) or GROUPED.get(str(packet))
+    packet = _out_of_place(packet)
+    rule: Callable[..., int] | None = flop_registry.get(packet) or ATTENTION.get(packet) or PRODUCTS.get(packet) or GROUPED.get(str(packet))
     if rule is not None:
         return int(rule(*args, **kwargs, out_val=value)), True, True
     if packet in MOVES or packet in GATHERS:
@@ -142,10 +165,40 @@ def _operations(node: fx.Node, packet: Any, value: Any) -> tuple[int, bool, bool
     first = next((leaf.numel() for leaf in _leaves(args)), out)
     if packet in SCATTERS:
         return first, False, True
+    if packet in TRANSFORMS:
+        return _fourier(args[0], value, args[1]), False, True  # type: ignore[arg-type]
+    if packet in COUNTED:
+        return COUNTED[packet](*args), False, True
+    if packet in BY_OUTPUT:
+        return BY_OUTPUT[packet] * out, False, True
     if packet in PER_ELEMENT:
         return PER_ELEMENT[packet] * first, False, True
     pointwise = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
     return (out, False, True) if pointwise else (0, False, False)
+
+
+def _out_of_place(packet: Any) -> Any:
+    """`aten.add_` costs what `aten.add` does."""
+    name = getattr(packet, "__name__", "")
+    return getattr(aten, name[:-1], packet) if name.endswith("_") and not name.endswith("__") and str(packet) == f"aten.{name}" else packet
+
+
+def _fourier(given: Tensor, value: Tensor, dims: list[int]) -> int:
+    """5·n·log2(n) operations for each transform of n complex numbers, half of that where one side is real."""
+    length = math.prod(max(given.shape[dim], value.shape[dim]) for dim in dims)
+    full = 5 * max(given.numel(), value.numel()) * math.log2(max(2, length))
+    return int(full if value.is_complex() and given.is_complex() else full / 2)
+
+
+TRANSFORMS = (aten._fft_c2c, aten._fft_r2c, aten._fft_c2r)
+# Operations per element of the output: what an interpolated point takes from its neighbours.
+BY_OUTPUT: dict[Any, int] = {
+    aten.grid_sampler_2d: 8,
+    aten.upsample_bicubic2d: 32,
+    aten._upsample_bicubic2d_aa: 32,
+    aten._cdist_forward: 3,
+    aten.affine_grid_generator: 6,
+}
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
@@ -160,10 +213,57 @@ def _attention_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor,
     return 2 * batch * heads * rows * key.shape[-2] * (3 * width + 2 * value.shape[-1])
 
 
+def _alignment(log_probabilities: Tensor, targets: Tensor, *_: Any, **__: Any) -> int:
+    """CTC's recursion: 6 operations for each frame and each place of the labels with blanks between them, 2·L + 1."""
+    return 6 * log_probabilities.shape[0] * log_probabilities.shape[1] * (2 * targets.shape[-1] + 1)
+
+
+def _alignment_backward(gradient: Tensor, log_probabilities: Tensor, targets: Tensor, *_: Any, **__: Any) -> int:
+    """The recursion from the end, and the gradient of every probability."""
+    return _alignment(log_probabilities, targets) + 2 * log_probabilities.numel()
+
+
+def _bag(table: Tensor, chosen: Tensor, *_: Any, **__: Any) -> int:
+    """The chosen rows, summed."""
+    return chosen.numel() * table.shape[1]
+
+
+def _bag_backward(gradient: Tensor, chosen: Tensor, *_: Any, **__: Any) -> int:
+    return chosen.numel() * gradient.shape[1]
+
+
+BAGS = (aten._embedding_bag, aten._embedding_bag_forward_only)
+COUNTED: dict[Any, Callable[..., int]] = {
+    aten._ctc_loss: _alignment, aten._ctc_loss_backward: _alignment_backward, aten._embedding_bag: _bag,
+    aten._embedding_bag_forward_only: _bag, aten._embedding_bag_dense_backward: _bag_backward, aten._embedding_bag_backward: _bag_backward,
+}  # fmt: skip
 ATTENTION: dict[Any, Callable[..., int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
+
+
+def _matrix_vector(matrix: Tensor, *_: Any, **__: Any) -> int:
+    return 2 * matrix.numel()
+
+
+def _added_matrix_vector(bias: Tensor, matrix: Tensor, *_: Any, **__: Any) -> int:
+    return _matrix_vector(matrix)
+
+
+def _recurrent(steps: Tensor, from_input: Tensor, from_state: Tensor, *_: Any, **__: Any) -> int:
+    """Every step of every sequence meets both matrices of the layer."""
+    return 2 * (steps.numel() // steps.shape[-1]) * (from_input.numel() + from_state.numel())
+
+
+def _recurrent_backward(*args: Any, **kwargs: Any) -> int:
+    return 2 * _recurrent(*args, **kwargs)
+
+
+PRODUCTS: dict[Any, Callable[..., int]] = {
+    aten.mv: _matrix_vector, aten.addmv: _added_matrix_vector, aten.mkldnn_rnn_layer: _recurrent,
+    aten.mkldnn_rnn_layer_backward: _recurrent_backward,
+}  # fmt: skip
 
 
 def _grouped(rows: Tensor, weights: Tensor, *_: Any, **__: Any) -> int:

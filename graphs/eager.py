@@ -74,7 +74,7 @@ class _Recorder(TorchDispatchMode):
             for index, part in enumerate(value):
                 if isinstance(part, Tensor):
                     item = self.graph.call_function(operator.getitem, (node, index))
-                    item.meta["val"], item.meta["origin"] = part.detach(), node.meta["origin"]
+                    item.meta["val"], item.meta["origin"], item.meta["placed"] = part.detach(), node.meta["origin"], node.meta["placed"]
                     self._know(part, item)
 
     def leave(self, *_: Any) -> None:
@@ -93,9 +93,11 @@ class _Recorder(TorchDispatchMode):
     def _origin(self, node: fx.Node) -> Origin:
         if self.backward:
             forward = self.by_number.get(_backward_number())
+            node.meta["placed"] = forward is not None
             return Origin("backward", forward.module if forward else "", forward.source if forward else None, (node.name,))
         frames = [(frame.filename, frame.lineno or 0, frame.line or "") for frame in traceback.extract_stack(limit=60)]
         module = self._module()
+        node.meta["placed"] = True  # the path of the model itself is empty, and known all the same
         phase = "loss" if module == "loss" else "forward"
         origin = Origin(phase, module, source_of_frames(frames), (node.name,))
         self.by_number.setdefault(_sequence_number(), origin)

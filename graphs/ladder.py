@@ -115,19 +115,23 @@ def _low(source: ModelSource, mode: str, device: str, refused: list[str], start:
             values = tuple(args.values()) if isinstance(args, dict) else args
             program = run_graph(wrapper, values, input_names(args), mode, device)
         graph, method, rung = snapshot(program), "one eager run, operator by operator", 5
+        placed = sum(bool(node.meta.get("placed")) for node in program.gm.graph.nodes if node.op == "call_function")
         meaning = MEANINGS["eager"]
     except SourceError:
         raise
     except Exception as error:
         refused.append(_reason("eager", error if isinstance(error, FxscopeError) else explained(error, source)))
         graph, method, rung, meaning = _tree(source, model, device), "its module tree", 6, MEANINGS["modules"]
+        placed = sum(node.op == "call_function" for node in graph.nodes)
     nodes = [node for node in graph.nodes if node.op == "call_function"]
     share = 1 / max(1, len(nodes))
     parameters = sum(_count(node.shape) for node in graph.nodes if node.role == "parameter")
-    sourced, placed = share * sum(node.source is not None for node in nodes), share * sum(bool(node.module) for node in nodes)
+    sourced = share * sum(node.source is not None for node in nodes)
     seconds = time.perf_counter() - start
+    graph, says = fitting(graph)
+    notes = (*source.notes, *([says] if says else []))
     report = CaptureReport(
-        method, len(graph.nodes), parameters, seconds, sourced, placed, tuple(refused), source.notes, rung, meaning, runs=False
+        method, graph.totals.nodes, parameters, seconds, sourced, share * placed, tuple(refused), notes, rung, meaning, runs=False
     )
     return Standing(graph, report)
 

@@ -160,11 +160,20 @@ def line_of_frames(frames: Sequence[Frame], files: Sequence[str]) -> str:
 
 
 def where_in_user_code(error: BaseException, files: Sequence[str]) -> str:
-    """`model.py:12: if x.sum() > 0:` for the innermost frame in the user's files; empty where there is none."""
+    """`model.py:12: if x.sum() > 0:` for the innermost frame in the user's files, else in code that is neither torch's nor ours;
+    empty where there is none."""
+    frames: list[traceback.FrameSummary] = []
     chain: BaseException | None = error
     while chain is not None:
-        for frame in reversed(traceback.extract_tb(chain.__traceback__)):
-            if frame.filename in files:
-                return f"{short_path(frame.filename)}:{frame.lineno}: {(frame.line or '').strip()}"
+        frames += reversed(traceback.extract_tb(chain.__traceback__))
         chain = chain.__cause__ or chain.__context__
+    for wanted in (lambda path: path in files, _is_elsewhere):
+        found = next((frame for frame in frames if wanted(frame.filename)), None)
+        if found:
+            return f"{short_path(found.filename)}:{found.lineno}: {(found.line or '').strip()}"
     return ""
+
+
+def _is_elsewhere(path: str) -> bool:
+    """Code of neither torch nor fxscope nor Python: a package that the model is built from."""
+    return "site-packages" in path and not path.startswith(TORCH)

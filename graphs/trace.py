@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._functorch.aot_autograd import aot_export_joint_with_descriptors
 from torch._guards import detect_fake_mode
+from torch._subclasses.fake_tensor import DynamicOutputShapeException
 from torch.fx import traceback as fx_traceback
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils import _pytree as pytree
@@ -48,11 +49,20 @@ class _Loss(nn.Module):
     def forward(self, outputs: Any) -> Tensor:
         if self.function is not None:
             return _one_number(self.function(outputs))
-        first = next((value for value in tensors_in(outputs) if value.is_floating_point()), None)
-        if first is None:
-            help = "Return one, or define loss(outputs)."
-            raise CaptureError("the model returns no floating-point tensor to take a loss of", where="loss", help=help)
-        return first.square().mean()
+        return mean_of_squares(outputs)
+
+
+def mean_of_squares(outputs: Any) -> Tensor:
+    """Of the first floating-point output that a gradient can flow from: some models put what they merely chose before it.
+
+    Raises:
+        CaptureError: there is none.
+    """
+    floating = [value for value in tensors_in(outputs) if value.is_floating_point()]
+    if not floating:
+        help = "Return one, or define loss(outputs)."
+        raise CaptureError("the model returns no floating-point tensor to take a loss of", where="loss", help=help)
+    return next((value for value in floating if value.requires_grad), floating[0]).square().mean()
 
 
 def _one_number(loss: Any) -> Tensor:
@@ -170,6 +180,12 @@ def explained(error: Exception, source: ModelSource) -> CaptureError:
             help="Use torch.where to choose between values, torch.cond to choose between branches, or move the decision out of forward.",
         )
     first = message.splitlines()[0] if message else "no message"
+    if isinstance(error, DynamicOutputShapeException):
+        return CaptureError(
+            f"the size of a result depends on values: {first}",
+            where=where,
+            help="Keep every element and use a mask (torch.where) instead of selecting some.",
+        )
     if isinstance(error, TypeError) and ".forward() " in first:
         place = where or (source.files[0] if source.files else "")
         return CaptureError(

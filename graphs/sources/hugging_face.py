@@ -6,16 +6,17 @@ import contextlib
 import difflib
 import importlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from graphs.errors import FxscopeError, RequestError, SourceError
 from graphs.sources.base import ModelSource, default_dtype
 from graphs.sources.known_configs import KNOWN
+from graphs.trace import mean_of_squares
 from graphs.zoo.base import BATCH, DROPOUT, Option, Settings
 
 OPTIONS = (
@@ -32,11 +33,12 @@ LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "encoder_layers", "decod
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "resid_pdrop", "embd_pdrop", "attn_pdrop", "dropout", "attention_dropout",
             "activation_dropout", "dropout_rate", "hidden_dropout", "classifier_dropout", "embedding_dropout", "layerdrop", "encoder_layerdrop",
             "decoder_layerdrop")  # fmt: skip
-# Families of classes, best first, in the words of transformers' own tables.
+# Families of classes, best first, in the words of transformers' own tables; after these any other that names the family.
 HEADS = (
     "MODEL_FOR_MASKED_LM", "MODEL_FOR_CAUSAL_LM", "MODEL_FOR_SPEECH_SEQ_2_SEQ", "MODEL_FOR_IMAGE_CLASSIFICATION",
     "MODEL_FOR_VIDEO_CLASSIFICATION", "MODEL_FOR_CTC", "MODEL_FOR_IMAGE_TEXT_TO_TEXT", "MODEL_FOR_AUDIO_CLASSIFICATION", "MODEL",
 )  # fmt: skip
+TRANSLATING_HEADS = ("MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM", "MODEL_FOR_SPEECH_SEQ_2_SEQ")
 SERVING = ("prefill", "decode")
 
 
@@ -92,32 +94,53 @@ def _source(fields: dict[str, Any], name: str, given: Mapping[str, str], mode: s
     if not getattr(model, "_supports_sdpa", False):
         config._attn_implementation = "eager"
     file = str(importlib.import_module(model.__module__).__file__)
-    training = mode == "training"
 
     def build() -> nn.Module:
         with default_dtype(settings.dtype), _without_initialisation_of_fakes():
-            made = model(config)
+            made = _made(model, config)
             made.tie_weights()  # pyright: ignore[reportCallIssue]  # which goes with the initial values otherwise
             return made
 
     if mode in SERVING:
         return _serving(build, model, config, settings, name, mode, file)
 
+    return ModelSource(name, _explained_build(build, name), _inputs(build, model, config, settings, mode == "training"), _loss, (file,))
+
+
+def _made(model: type[nn.Module], config: Any) -> nn.Module:
+    """The model; with attention written out where a part of it, such as a backbone, has no fused one."""
+    try:
+        return model(config)
+    except ValueError as error:
+        if "attention implementation" not in str(error):
+            raise
+        config._attn_implementation = "eager"
+        return model(config)
+
+
+def _inputs(
+    build: Callable[[], nn.Module], model: type[nn.Module], config: Any, settings: Settings, training: bool
+) -> Callable[[], dict[str, Any]]:
+    """Draws the arguments; which ones the model takes is found out once, before the first draw."""
+    from graphs.sources.hf_inputs import Asked, Guess, drawn, guesses
+    from graphs.sources.hf_trial import first_accepted
+
+    chosen: list[Guess] = []
+
     def inputs() -> dict[str, Any]:
-        from graphs.sources.hf_inputs import inputs_for
+        if not chosen:
+            chosen.append(first_accepted(build, guesses(Asked(model, config, settings, training))))
+        return drawn(chosen[0])
 
-        return inputs_for(model, config, settings, training)
-
-    return ModelSource(name, _explained_build(build, name), inputs, _loss, (file,))
+    return inputs
 
 
 def _loss(outputs: Any) -> Tensor:
     """The model's own loss, or where it has none the mean of squares of its first floating-point output."""
     loss = getattr(outputs, "loss", None)
     if isinstance(loss, Tensor):
-        return loss
-    leaves = pytree.tree_leaves(outputs)
-    return next(leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()).square().mean()
+        return loss if loss.numel() == 1 else loss.mean()  # some give one for each example
+    return mean_of_squares(outputs)
 
 
 def _config(fields: dict[str, Any], name: str, settings: Settings) -> Any:
@@ -151,7 +174,7 @@ def _adjust(config: Any, settings: Settings) -> None:
             part.use_cache = False
         for name in DROPOUTS:
             if isinstance(getattr(part, name, None), int | float):
-                setattr(part, name, settings.dropout if "layerdrop" not in name else 0.0)
+                _set_number(part, name, settings.dropout if "layerdrop" not in name else 0.0)
         layers = settings.number("layers")
         for name in LAYERS if layers else ():
             if isinstance(getattr(part, name, None), int):
@@ -166,6 +189,16 @@ def _adjust(config: Any, settings: Settings) -> None:
     config.dtype = settings.dtype
 
 
+def _set_number(part: Any, name: str, value: float) -> None:
+    """Some configurations insist on a whole number where they have one."""
+    from huggingface_hub.errors import StrictDataclassFieldValidationError
+
+    try:
+        setattr(part, name, value)
+    except StrictDataclassFieldValidationError:
+        setattr(part, name, int(value))
+
+
 def _model_class(config: Any, fields: dict[str, Any], name: str) -> type[nn.Module]:
     import transformers
     from transformers.models.auto import modeling_auto
@@ -174,12 +207,19 @@ def _model_class(config: Any, fields: dict[str, Any], name: str) -> type[nn.Modu
     wished = fields.get("architectures") or []
     if wished and isinstance(wished[0], str) and not wished[0].startswith("_") and hasattr(transformers, wished[0]):
         return _imported(wished[0], name)
-    for head in ("MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM", *HEADS) if getattr(config, "is_encoder_decoder", False) else HEADS:
+    towers = ("MODEL_FOR_IMAGE_TEXT_TO_TEXT", "MODEL") if all(hasattr(config, f"{part}_config") for part in ("text", "vision")) else ()
+    others = [name.removesuffix("_MAPPING_NAMES") for name in vars(modeling_auto) if re.fullmatch(r"MODEL(_FOR_\w+)?_MAPPING_NAMES", name)]
+    for head in (*towers, *(TRANSLATING_HEADS if getattr(config, "is_encoder_decoder", False) else ()), *HEADS, *others):
         found = getattr(modeling_auto, f"{head}_MAPPING_NAMES").get(kind)
         found = found[0] if isinstance(found, tuple | list) else found
-        if found and hasattr(transformers, found):
-            return _imported(found, name)
+        if found and hasattr(transformers, found) and _fits(made := _imported(found, name), config):
+            return made
     raise SourceError(f"transformers has no model class for `{kind}`", where=name, help='Name one: "architectures": ["…"].')
+
+
+def _fits(model: type[nn.Module], config: Any) -> bool:
+    """Some classes are for a part of the configuration, and some only hold parts that generate together."""
+    return model.forward is not nn.Module.forward and isinstance(config, getattr(model, "config_class", None) or object)
 
 
 def _imported(name: str, shown: str) -> type[nn.Module]:

@@ -1,0 +1,76 @@
+"""Rules of cost for operators that are not pointwise: counted by hand beside the rule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from benchmarks.by_hand import by_hand_source
+from graphs.cost import cost
+from graphs.ladder import climb
+from graphs.record import Cost
+
+aten = torch.ops.aten
+SIGNAL = (4, 32)
+CASES: list[tuple[str, Callable[..., object], tuple[tuple[int, ...], ...], int]] = [
+    ("complex to complex", lambda x: torch.fft.fft(torch.complex(x, x)), (SIGNAL,), 5 * 4 * 32 * 5),
+    ("real to complex", torch.fft.rfft, (SIGNAL,), 5 * 4 * 32 * 5 // 2),
+    ("complex to real", lambda x: torch.fft.irfft(torch.complex(x, x), n=62), (SIGNAL,), int(5 * 4 * 62 * math.log2(62) / 2)),
+    ("glu", lambda x: torch.nn.functional.glu(x), (SIGNAL,), 4 * 32),
+    ("weight norm", lambda v, g: aten._weight_norm_interface(v, g, 0), ((8, 5), (8, 1)), 3 * 40),
+    ("points of an image", lambda x, g: torch.nn.functional.grid_sample(x, g, align_corners=False), ((1, 3, 8, 8), (1, 4, 4, 2)), 8 * 3 * 16),
+    ("folding patches back", lambda x: torch.nn.functional.fold(x, (4, 4), (2, 2), stride=2), ((1, 12, 4),), 48),
+    ("matrix and vector", lambda a, b: aten.addmv(b[:4], a, b), (SIGNAL, (32,)), 2 * 4 * 32),
+    ("bags of rows", lambda w: torch.nn.functional.embedding_bag(torch.zeros(3, 5, dtype=torch.long), w, mode="sum"), ((20, 8),), 3 * 5 * 8),
+    ("smallest and largest", lambda x: torch.aminmax(x), (SIGNAL,), 2 * 128),
+]  # fmt: skip
+
+
+def _costs(function: Callable[..., object], shapes: tuple[tuple[int, ...], ...]) -> list[Cost]:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        graph: fx.GraphModule = make_fx(function)(*(torch.randn(*shape) for shape in shapes))
+    return [cost(node) for node in graph.graph.nodes if node.op == "call_function"]
+
+
+@pytest.mark.parametrize(("name", "function", "shapes", "operations"), CASES, ids=[case[0] for case in CASES])
+def test_operations_are_those_counted_by_hand(
+    name: str, function: Callable[..., object], shapes: tuple[tuple[int, ...], ...], operations: int
+) -> None:
+    costs = _costs(function, shapes)
+    assert all(one.known for one in costs), name
+    assert sum(one.flops for one in costs) == operations
+
+
+def test_an_operator_in_place_costs_what_the_other_does() -> None:
+    def changed(x: Tensor) -> Tensor:
+        return aten.add_(aten.clone(x), x)
+
+    assert [one.flops for one in _costs(changed, (SIGNAL,))] == [0, 128]
+    assert all(one.known for one in _costs(lambda x: aten.copy_(aten.clone(x), x), (SIGNAL,)))
+
+
+def test_the_alignment_of_labels_counts_frames_and_places() -> None:
+    def loss(x: Tensor) -> Tensor:
+        labels, frames, lengths = torch.ones(2, 3, dtype=torch.long), torch.full((2,), 10), torch.full((2,), 3)
+        return aten._ctc_loss.Tensor(x, labels, frames, lengths)[0]
+
+    graph = make_fx(loss, tracing_mode="real")(torch.randn(10, 2, 6).log_softmax(-1))
+    found = [cost(node) for node in graph.graph.nodes if "_ctc_loss" in str(node.target)]
+    assert [one.flops for one in found] == [6 * 10 * 2 * (2 * 3 + 1)]
+
+
+def test_a_recurrent_layer_meets_its_matrices_at_every_step() -> None:
+    graph = climb(by_hand_source("lstm"), "inference", "cpu").graph
+    layers = [node.cost for node in graph.nodes if "rnn_layer" in node.target]
+    steps = 2 * 6
+    assert [one.matmul_flops for one in layers] == [2 * steps * 4 * 16 * (8 + 16), 2 * steps * 4 * 16 * (16 + 16)]
+
+
+def test_an_operator_without_a_rule_is_unknown_not_free() -> None:
+    assert [one.known for one in _costs(lambda x: aten.linalg_inv_ex(x)[0], ((4, 4),))].count(False) == 1
