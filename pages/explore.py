@@ -4,6 +4,8 @@ The dataflow graph of a model as PyTorch runs it: every operator, where in the m
 Choose a model on the left, or bring a file of your own.
 """
 
+from collections import Counter
+
 import streamlit as st
 
 from graphs.record import CaptureReport, GraphSnapshot
@@ -54,7 +56,7 @@ def graph_and_table(graph: GraphSnapshot, report: CaptureReport) -> None:
             st.plotly_chart(charts.memory(graph), key="memory", config={"displaylogo": False})
         st.caption("Counted from the lifetimes of tensors, in the order of execution; parameters, buffers and inputs are not included.")
     with capture:
-        captured(report)
+        captured(report, graph)
     with files:
         save.buttons([graph], [], state.current().words)
     with breaks:  # last, since it ends the run while its work is on the way
@@ -74,8 +76,8 @@ def standing(report: CaptureReport) -> None:
         )
 
 
-def captured(report: CaptureReport) -> None:
-    """How the model became a graph."""
+def captured(report: CaptureReport, graph: GraphSnapshot) -> None:
+    """How the model became a graph, and what in it has no counted cost."""
     st.markdown(
         f"Captured by **{report.method}** in {report.seconds:.1f} s: {report.nodes:,} nodes, {report.parameters:,} parameters. {report.meaning}"
     )
@@ -84,6 +86,10 @@ def captured(report: CaptureReport) -> None:
     )
     for note in report.notes:
         st.caption(show.sentence(note))
+    unpriced = Counter(node.target for node in graph.nodes if not node.cost.known)
+    if unpriced:
+        listed = ", ".join(f"`{target}` {count:,} ×" for target, count in unpriced.most_common())
+        st.markdown(f"Operators without a rule for their cost, counted as unknown and not as free: {listed}.")
     if report.refused:
         st.markdown("Better ways that did not work, and why:")
         for reason in report.refused:
