@@ -446,6 +446,7 @@ def test_a_loop_beside_a_decision_in_python_stands_lower_but_stands() -> None:
         assert standing.report.rung in (5, 6)
         assert standing.graph.nodes
         assert standing.report.refused
+    assert climbed(Gate, "inference").report.rung == 1, "what failed before must not change what comes after"
 
 
 @pytest.mark.parametrize("mode", ["inference", "training"])
