@@ -140,6 +140,7 @@ def run_graph(wrapper: nn.Module, args: tuple[Any, ...], names: list[str], mode:
     finally:
         for hook in hooks:
             hook.remove()
+        torch._dynamo.reset()  # pyright: ignore[reportPrivateImportUsage]  # it remembers that it could not read torch.cond here
     return _program(recorder, specs, outputs, gradients, mode, device)
 
 

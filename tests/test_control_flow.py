@@ -448,6 +448,17 @@ def test_a_loop_beside_a_decision_in_python_stands_lower_but_stands() -> None:
         assert standing.report.refused
 
 
+def test_a_capture_that_failed_changes_nothing_for_the_next_one() -> None:
+    class Literal(nn.Module):
+        """torch cannot trace a tensor written down inside of a branch."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cond(x.sum() > 0, lambda x: x + torch.tensor([1.0] * 8), torch.sin, (x,))
+
+    assert climbed(Literal, "inference").report.rung == 5
+    assert climbed(Gate, "inference").report.rung == 1
+
+
 @pytest.mark.parametrize("mode", ["inference", "training"])
 def test_alike_layers_with_branches_are_traced_one_by_one(mode: str) -> None:
     class Deep(nn.Module):
