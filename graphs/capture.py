@@ -33,7 +33,7 @@ from graphs.repeats import Run, confirm, find_runs, shorten
 from graphs.replicate import replicated
 from graphs.sources.base import Arguments, ModelSource
 from graphs.symbols import make_concrete
-from graphs.trace import Inference, Training, built, traced
+from graphs.trace import Inference, Training, built, traced, with_buffers
 from graphs.update import state_tensors, with_update
 
 METHODS = {
@@ -265,7 +265,7 @@ def _tensor_maker(source: ModelSource, drawn: _Drawn) -> Callable[[int], Mapping
     def make(seed: int) -> Mapping[tuple[str, str], Tensor]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model, args = source.build(), source.inputs()
+            model, args = with_buffers(source.build()), source.inputs()
             found: dict[tuple[str, str], Tensor] = {
                 ("input", name): value if isinstance(value, Tensor) else torch.tensor(value)
                 for name, value in zip(input_names(args), pytree.tree_leaves(args), strict=True)

@@ -28,7 +28,7 @@ from graphs.program import Program
 from graphs.record import CaptureReport, GraphSnapshot
 from graphs.snapshot import snapshot
 from graphs.sources.base import AnySource, ModelSource, Picture, TensorTree
-from graphs.trace import Inference, Training, built, explained
+from graphs.trace import WEIGHTS_LIMIT, Inference, Training, built, explained, weight_bytes
 
 RUNGS = ("export", "strict", "guarded", "make_fx")
 MEANINGS = {
@@ -41,7 +41,6 @@ MEANINGS = {
     "tensors": "A file of tensors holds no computation; shown are the tensors by name.",
     "picture": "Another program drew this graph. It is to look at and to compare: nothing here can run it.",
 }
-WEIGHTS_LIMIT = 8 << 30  # bytes; rungs below 2 need real weights
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ def _tree(source: ModelSource, model: nn.Module | None, device: str) -> GraphSna
 
 def _check_weights(source: ModelSource, device: str) -> None:
     model, _, _ = built(source, device)
-    held = sum(value.numel() * value.element_size() for value in (*model.parameters(), *model.buffers()))
+    held = weight_bytes(model)
     if held > WEIGHTS_LIMIT:
         size = f"{held / (1 << 30):,.1f} GiB"
         raise CaptureError(f"this method runs the model, and its weights are {size}", help="Take a smaller configuration of it.")

@@ -23,6 +23,7 @@ from graphs.origin import where_in_user_code
 from graphs.sources.base import Arguments, ModelSource
 from graphs.symbols import dynamic_shapes, into_mode_of, symbolic_arguments
 
+WEIGHTS_LIMIT = 8 << 30  # bytes that may be allocated to capture a model
 HOW = ("export", "strict", "guarded", "make_fx")
 DATA_DEPENDENT = (
     "data-dependent",
@@ -95,16 +96,31 @@ def built(source: ModelSource, device: str, real: bool = False) -> tuple[nn.Modu
     try:
         if not real:
             with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device):
-                return source.build(), source.inputs(), ()
+                return with_buffers(source.build()), source.inputs(), ()
     except Exception as error:
         refused = (f"built for real, since under fake tensors: {type(error).__name__}: {str(error)[:200]}",)
     try:
-        model, args = source.build().to(device), source.inputs()
+        model, args = with_buffers(source.build()).to(device), source.inputs()
     except FxscopeError:
         raise
     except Exception as error:
         raise explained(error, source) from error
     return model, pytree.tree_map_only(Tensor, lambda value: value.to(device), args), refused
+
+
+def with_buffers(model: nn.Module) -> nn.Module:
+    """The model, with every tensor that a module holds as a plain attribute made a buffer. Else the graph would close over it, and
+    under fake tensors over one without values."""
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                del module.__dict__[name]
+                module.register_buffer(name, value, persistent=False)
+    return model
+
+
+def weight_bytes(model: nn.Module) -> int:
+    return sum(value.numel() * value.element_size() for value in (*model.parameters(), *model.buffers()))
 
 
 def traced(
