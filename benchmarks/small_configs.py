@@ -77,7 +77,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
     "depth_pro": {
         "patch_size": 64,
-        "intermediate_hook_ids": [1, 0],
+        "intermediate_hook_ids": [0, 0],
         **{f"{part}_config.image_size": 64 for part in ("image_model", "patch_model", "fov_model")},
     },
     "emu3": {"pad_token_id": 0, "vocab_size": 256},
@@ -118,6 +118,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "intermediate_hidden_state_indices": [0, 1, 2, 3],
         "merge_index": 1,
     },
+    "zoedepth": {"bottleneck_features": 64},
     "zamba": {
         "num_hidden_layers": 6,
         "layers_block_type": ["mamba", "mamba", "hybrid"] * 2,

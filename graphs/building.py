@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from graphs.errors import CaptureError, FxscopeError
 from graphs.sources.base import Arguments, ModelSource
 
+WEIGHTS_LIMIT = 8 << 30  # bytes that may be allocated to capture a model
 Built = tuple[nn.Module, Arguments, tuple[str, ...]]
 
 
@@ -108,3 +109,23 @@ def refuse_meta(model: nn.Module, args: Arguments) -> None:
     if any(value.device.type == "meta" for value in held):
         help = "Leave out device='meta': fxscope allocates no weights at capture anyway, and needs values only to run."
         raise CaptureError("the model is on the device meta: it has shapes but no values to run with", help=help)
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of parameters and buffers."""
+    return sum(value.numel() * value.element_size() for value in (*model.parameters(), *model.buffers()))
+
+
+def plain_tensors_as_buffers(model: nn.Module) -> Callable[[], None]:
+    """Makes a buffer of every tensor that a module holds as a plain attribute, and returns what undoes it. Else the graph would close
+    over it, and under fake tensors over one without values."""
+    held = [(m, n) for m in model.modules() for n, v in list(vars(m).items()) if isinstance(v, Tensor) and not isinstance(v, nn.Parameter)]
+    for module, name in held:
+        module.register_buffer(name, module.__dict__.pop(name), persistent=False)
+
+    def undo() -> None:
+        for module, name in held:
+            module.__dict__[name] = module._buffers.pop(name)
+            module._non_persistent_buffers_set.discard(name)
+
+    return undo

@@ -23,7 +23,7 @@ from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
 from graphs.bodies import all_graphs, body_notes
-from graphs.building import refuse_meta, shapes_only
+from graphs.building import plain_tensors_as_buffers, refuse_meta, shapes_only
 from graphs.checkpoints import checkpoint_notes, honour_checkpoints, marking_checkpoints
 from graphs.dtypes import refuse_mixed_dtypes
 from graphs.errors import CaptureError, FxscopeError
@@ -112,8 +112,10 @@ def _kept_as_it_was(model: nn.Module) -> Callable[[], None]:
     modes = [(module, module.training) for module in model.modules()]
     wants = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     layers = [(module, dict(module._modules)) for module in model.modules() if isinstance(module, nn.ModuleList | nn.Sequential)]
+    plain_again = plain_tensors_as_buffers(model)
 
     def restore() -> None:
+        plain_again()
         for module, children in layers:
             module._modules.clear()
             module._modules.update(children)
@@ -280,6 +282,7 @@ def _tensor_maker(source: ModelSource, drawn: _Drawn) -> Callable[[int], Mapping
             torch.manual_seed(seed)
             model, args = source.build(), source.inputs()
             refuse_meta(model, args)
+            plain_again = plain_tensors_as_buffers(model)
             found: dict[tuple[str, str], Tensor] = {
                 ("input", name): value if isinstance(value, Tensor) else torch.tensor(value)
                 for name, value in zip(input_names(args), pytree.tree_leaves(args), strict=True)
@@ -296,6 +299,7 @@ def _tensor_maker(source: ModelSource, drawn: _Drawn) -> Callable[[int], Mapping
                 found.update(state_tensors({name: value for (role, name), value in found.items() if role == "parameter"}))
             # A seed other than 1 shows a gradient that forgot to multiply by it.
             found["seed", "loss"] = (0.5 + torch.rand(())).to(dtype)
+            plain_again()
             return found
 
     return make

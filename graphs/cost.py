@@ -40,7 +40,7 @@ MOVES = (
     aten.empty_strided, aten.new_empty, aten.eye, aten.linspace, aten.unfold_backward, aten.as_strided_scatter, aten.diagonal_scatter, aten.split_with_sizes_copy,
     aten.t_copy, aten.view_copy, aten.transpose_copy, aten.permute_copy, aten.expand_copy, aten.unsqueeze_copy, aten.squeeze_copy,
     aten.slice_copy, aten.select_copy, aten.detach_copy, aten.alias_copy, aten.split_copy, aten.unbind_copy, aten._reshape_alias_copy,
-    aten.fill, aten.im2col, aten.repeat_interleave, aten.masked_scatter, aten.masked_select, aten.nonzero, aten.complex,
+    aten.fill, aten.im2col, aten.repeat_interleave, aten.masked_scatter, aten.masked_select, aten.masked_scatter_backward, aten.nonzero, aten.complex,
     aten.reflection_pad1d, aten.reflection_pad2d, aten.replication_pad1d, aten.replication_pad2d, aten.pixel_shuffle, aten.triu_indices, aten.tril_indices,
 )  # fmt: skip
 # Operators that read only the rows they select.
@@ -72,7 +72,7 @@ PER_ELEMENT: dict[Any, int] = {
     aten.max_pool2d: 1, aten.threshold_backward: 1, aten.gelu_backward: 1, aten.floor_divide: 1, aten.histc: 1, aten.bincount: 1,
     aten.uniform: 1, aten.normal: 1, aten.randint: 1, aten.randint_like: 1, aten.exponential: 1, aten.multinomial: 1, aten.randperm: 1,
     aten._is_all_true: 1, aten._is_any_true: 1, aten.glu: 1, aten.glu_backward: 1, aten.polar: 1, aten.elu_backward: 1, aten.col2im: 1,
-    aten.softplus_backward: 1, aten.aminmax: 2, aten.vdot: 2, aten.affine_grid_generator_backward: 6, aten._weight_norm_interface: 3, aten._weight_norm_interface_backward: 6, aten.cummax: 1, aten.cummin: 1,
+    aten.softplus_backward: 1, aten.aminmax: 2, aten._unique2: 1, aten.vdot: 2, aten.affine_grid_generator_backward: 6, aten._weight_norm_interface: 3, aten._weight_norm_interface_backward: 6, aten.cummax: 1, aten.cummin: 1,
     aten.logcumsumexp: 3, aten.median: 1, aten.mode: 1, aten.std_mean: 4, aten.count_nonzero: 1, aten.bucketize: 1, aten.searchsorted: 1,
     aten.smooth_l1_loss: 3, aten.smooth_l1_loss_backward: 3, aten.huber_loss: 3, aten.huber_loss_backward: 3, aten.binary_cross_entropy: 4,
     aten.binary_cross_entropy_backward: 4, aten.leaky_relu_backward: 1, aten.hardtanh_backward: 1, aten.hardswish_backward: 1, aten.hardswish: 1, aten.hardsigmoid: 1, aten.grid_sampler_2d_backward: 8,
@@ -196,7 +196,6 @@ BY_OUTPUT: dict[Any, int] = {
     aten.grid_sampler_2d: 8,
     aten.upsample_bicubic2d: 32,
     aten._upsample_bicubic2d_aa: 32,
-    aten._cdist_forward: 3,
     aten.affine_grid_generator: 6,
 }
 
@@ -232,9 +231,14 @@ def _bag_backward(gradient: Tensor, chosen: Tensor, *_: Any, **__: Any) -> int:
     return chosen.numel() * gradient.shape[1]
 
 
+def _distances(ones: Tensor, others: Tensor, *_: Any, **__: Any) -> int:
+    """Difference, square and sum of every coordinate of every pair."""
+    return 3 * ones.numel() * others.shape[-2]
+
+
 BAGS = (aten._embedding_bag, aten._embedding_bag_forward_only)
 COUNTED: dict[Any, Callable[..., int]] = {
-    aten._ctc_loss: _alignment, aten._ctc_loss_backward: _alignment_backward, aten._embedding_bag: _bag,
+    aten._cdist_forward: _distances, aten._euclidean_dist: _distances, aten._ctc_loss: _alignment, aten._ctc_loss_backward: _alignment_backward, aten._embedding_bag: _bag,
     aten._embedding_bag_forward_only: _bag, aten._embedding_bag_dense_backward: _bag_backward, aten._embedding_bag_backward: _bag_backward,
 }  # fmt: skip
 ATTENTION: dict[Any, Callable[..., int]] = {

@@ -19,6 +19,7 @@ import msgspec
 import torch
 from torch import nn
 
+from graphs.building import WEIGHTS_LIMIT, weight_bytes
 from graphs.capture import REAL, SEED, Capture, capture, input_names
 from graphs.collapse import fitting
 from graphs.eager import run_graph
@@ -42,7 +43,6 @@ MEANINGS = {
     "tensors": "A file of tensors holds no computation; shown are the tensors by name.",
     "picture": "Another program drew this graph. It is to look at and to compare: nothing here can run it.",
 }
-WEIGHTS_LIMIT = 8 << 30  # bytes; rungs below 2 need real weights
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,7 @@ def _check_weights(source: ModelSource, device: str) -> None:
 
 def held_bytes(source: ModelSource, device: str) -> int:
     """Bytes of parameters and buffers; nothing of them is allocated."""
-    model, _, _ = built(source, device)
-    return sum(value.numel() * value.element_size() for value in (*model.parameters(), *model.buffers()))
+    return weight_bytes(built(source, device)[0])
 
 
 def _reason(how: str, error: FxscopeError) -> str:

@@ -22,9 +22,10 @@ from torch._dynamo import convert_frame, symbolic_convert
 from torch._dynamo.exc import Unsupported, UserError
 from torch._guards import TracingContext, detect_fake_mode
 
+from graphs.building import WEIGHTS_LIMIT
 from graphs.dynamo_state import TimeUp, at_most, dynamo_as_it_was, forget_region
 from graphs.errors import CaptureError, FxscopeError
-from graphs.ladder import WEIGHTS_LIMIT, held_bytes
+from graphs.ladder import held_bytes
 from graphs.options import PLAIN, CaptureOptions
 from graphs.origin import FRAME, Frame, line_of_frames, place_of_frames
 from graphs.record import Seam, SeamReport, Source

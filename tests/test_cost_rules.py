@@ -27,6 +27,7 @@ CASES: list[tuple[str, Callable[..., object], tuple[tuple[int, ...], ...], int]]
     ("points of an image", lambda x, g: torch.nn.functional.grid_sample(x, g, align_corners=False), ((1, 3, 8, 8), (1, 4, 4, 2)), 8 * 3 * 16),
     ("folding patches back", lambda x: torch.nn.functional.fold(x, (4, 4), (2, 2), stride=2), ((1, 12, 4),), 48),
     ("matrix and vector", lambda a, b: aten.addmv(b[:4], a, b), (SIGNAL, (32,)), 2 * 4 * 32),
+    ("distances", lambda a, b: aten._cdist_forward(a, b, 2.0, None), ((4, 6), (5, 6)), 3 * 4 * 5 * 6),
     ("bags of rows", lambda w: torch.nn.functional.embedding_bag(torch.zeros(3, 5, dtype=torch.long), w, mode="sum"), ((20, 8),), 3 * 5 * 8),
     ("smallest and largest", lambda x: torch.aminmax(x), (SIGNAL,), 2 * 128),
 ]  # fmt: skip

@@ -48,6 +48,12 @@ ENDLESS = """\
         return self.forward(x)"""
 
 
+PLAIN_TENSOR = """\
+        if not hasattr(self, "scale"):
+            raise ValueError("built without its table")
+        return self.a(x) * self.scale"""
+
+
 def standing(body: str, mode: str = "inference") -> Standing:
     return climb(file_source(HEAD.format(body=body), "net.py"), mode, "cpu")
 
@@ -134,3 +140,17 @@ def test_tensors_without_code_are_a_tree() -> None:
 def test_a_source_that_gives_no_model_is_an_error() -> None:
     with pytest.raises(SourceError, match="no function model"):
         climb(file_source("def inputs(): return ()", "net.py"), "inference", "cpu")
+
+
+def test_a_tensor_that_is_no_buffer_keeps_its_values() -> None:
+    text = HEAD.format(body=PLAIN_TENSOR).replace(
+        "self.a = nn.Linear(8, 8)", "self.a = nn.Linear(8, 8)\n        self.scale = torch.arange(8.0)"
+    )
+    found = climb(file_source(text, "net.py"), "inference", "cpu")
+    assert found.report.rung == 1
+    program = graph_only(found, "run")
+    given = {spec.target: value for spec, value in zip(program.inputs, program.materialize(0), strict=True)}
+    (out,) = program.run(list(given.values()))
+    assert out is not None
+    expected = (given["0"] @ given["a.weight"].T + given["a.bias"]) * torch.arange(8.0)
+    torch.testing.assert_close(out, expected)

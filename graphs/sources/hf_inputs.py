@@ -314,7 +314,9 @@ DRAWS: dict[str, Callable[[Asked], list[Draw]]] = {
     "bbox": _boxes,
     "state": lambda asked: [asked.normal(asked.batch, int(asked.said("max_state_dim", "state_dim") or 32))],
     "states": lambda asked: [asked.normal(asked.batch, asked.seq, int(asked.said("state_dim") or 17))],
-    "actions": lambda asked: [asked.normal(asked.batch, asked.seq, int(asked.said("act_dim") or 4))],
+    "actions": lambda asked: [
+        asked.normal(asked.batch, int(asked.said("chunk_size") or asked.seq), int(asked.said("act_dim", "max_action_dim") or 4))
+    ],
     "rewards": lambda asked: [asked.normal(asked.batch, asked.seq, 1)],
     "returns_to_go": lambda asked: [asked.normal(asked.batch, asked.seq, 1)],
     "timesteps": lambda asked: [lambda: torch.arange(asked.seq).expand(asked.batch, -1)],
