@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from graphs.errors import RequestError, SourceError
 from graphs.record import EntryRecord
 from graphs.sources import archive
-from graphs.sources.base import AnySource
+from graphs.sources.base import AnySource, ModelSource
 from graphs.sources.drawn_graph import drawn_graph, is_drawn_graph
 from graphs.sources.entry import entry_source, form_of
 from graphs.sources.exported_archive import exported_source
@@ -153,13 +153,20 @@ def _tensors(brought: Brought) -> AnySource:
 def _exported(brought: Brought) -> AnySource:
     brought.refuse_options()
     brought.refuse_serving()
-    return exported_source(brought.content, brought.name)
+    return _as_saved(exported_source(brought.content, brought.name), brought.mode)
 
 
 def _onnx(brought: Brought) -> AnySource:
     brought.refuse_options()
     brought.refuse_serving()
-    return onnx_source(brought.content, brought.name)
+    return _as_saved(onnx_source(brought.content, brought.name), brought.mode)
+
+
+def _as_saved(source: ModelSource, mode: str) -> ModelSource:
+    """A finished graph does not know two ways."""
+    if mode != "training":
+        return source
+    return replace(source, notes=(*source.notes, "batch norm and dropout are as they were when the file was saved, in training too"))
 
 
 def _torchscript(brought: Brought) -> AnySource:
