@@ -505,7 +505,7 @@ BY_HAND: dict[str, ByHand] = {
     "lstm": ByHand("recurrent", lambda: Recurrent(nn.LSTM, num_layers=2), _normal((2, 6, 8))),
     "lstm-cell-attention": ByHand("recurrent", CellByCell, _normal((2, 6, 8))),
     "tcn": ByHand("recurrent", TemporalConvolution, _normal((2, 8, 12))),
-    "linear-recurrence": ByHand("state-space", StateSpace, _normal((2, 6, 8))),
+    "linear-recurrence": ByHand("state space", StateSpace, _normal((2, 6, 8))),
     "neural-ode": ByHand("science", NeuralODE, _normal((2, 8))),
     "fourier-operator": ByHand("science", SpectralOperator, _normal((2, 4, 32))),
     "hypernetwork": ByHand("science", Hypernetwork, _normal((2, 4), (2, 8))),

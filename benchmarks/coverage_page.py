@@ -85,7 +85,7 @@ def _top(results: list[Result]) -> str:
 
 Written by `python -m benchmarks.coverage`; not edited by hand. The captures took {minutes:.0f} minutes. {families} architectures, each small,
 each captured for inference and for training by the ladder (see architecture.md). The families of `transformers` are built from a
-config.json as a reader would paste it. Language models that may also look at images are captured on text where they accept that.
+config.json as a reader would paste it: the well-known ones, and of the others every sixteenth by a checksum of its name. Language models that may also look at images are captured on text where they accept that.
 
 - Operator graph for inference: **{_share(*found["inference"])}**
 - Operator graph for training: **{_share(*found["training"])}**

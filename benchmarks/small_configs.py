@@ -331,7 +331,7 @@ def kind_of(family: str) -> str:
         return "unknown"
     parts = [name for name, value in fields.items() if isinstance(value, dict) and "model_type" in value]
     names = set(_names(fields))
-    sound = any(re.search(r"mel_bins|sampling_rate|audio|feat_extract|codebook_size|upsample_rates", name) for name in names)
+    sound = any(re.search(r"mel_bins|^sampling_rate|audio|feat_extract|codebook_size|upsample_rates", name) for name in names)
     sight = bool(names & {"image_size", "patch_size", "num_channels", "backbone_config", "in_channels", "neck_hidden_sizes"})
     if "prediction_length" in names or "context_length" in fields or "lags_sequence" in names:
         return "time series"
