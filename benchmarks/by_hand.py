@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.by_hand_control import Branch, Conditional, Masked, NumpyInside, OverList, UntilSmall
 from graphs.sources.base import ModelSource
 
 
@@ -83,80 +84,6 @@ class GraphAttention(nn.Module):
         weight = (score - score.max()).exp()
         whole = torch.zeros(len(nodes), 1).index_add(0, edges[1], weight) + 1e-6
         return torch.zeros_like(sent).index_add(0, edges[1], weight / whole[edges[1]] * sent[edges[0]])
-
-
-class Branch(nn.Module):
-    """Python decides by a value."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.yes, self.no = nn.Linear(8, 8), nn.Linear(8, 8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.sum() > 0:
-            return self.yes(x)
-        return self.no(x)
-
-
-class Conditional(nn.Module):
-    """The same, said with torch.cond."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.yes, self.no = nn.Linear(8, 8), nn.Linear(8, 8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cond(x.sum() > 0, self.yes, self.no, (x,))
-
-
-class UntilSmall(nn.Module):
-    """A while loop whose number of turns depends on values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.step = nn.Linear(8, 8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        turns = 0
-        while x.abs().max() > 0.5 and turns < 8:
-            x = 0.5 * torch.tanh(self.step(x))
-            turns += 1
-        return x
-
-
-class OverList(nn.Module):
-    """Inputs in a list and a dictionary, outputs in a dictionary."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.heads = nn.ModuleDict({"first": nn.Linear(8, 4), "second": nn.Linear(8, 2)})
-
-    def forward(self, parts: list[Tensor], scales: dict[str, Tensor]) -> dict[str, Tensor]:
-        whole = sum((part * scales["all"] for part in parts), torch.zeros(1))
-        return {name: head(whole) for name, head in self.heads.items()}
-
-
-class Masked(nn.Module):
-    """Keeps the rows that a mask selects: a size that depends on values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(8, 8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x[x[:, 0] > 0]).mean()
-
-
-class NumpyInside(nn.Module):
-    """A detour by numpy and a number read with .item()."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(8, 8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        scale = float(x.detach().numpy().std())
-        return self.layer(x) / (1 + scale)
 
 
 class Recurrent(nn.Module):
@@ -523,4 +450,4 @@ BY_HAND: dict[str, ByHand] = {
 
 def by_hand_source(name: str) -> ModelSource:
     one = BY_HAND[name]
-    return ModelSource(name, one.build, one.inputs, None, (inspect.getfile(inspect.getmodule(one.build) or ByHand),))
+    return ModelSource(name, one.build, one.inputs, None, (inspect.getfile(one.build),))
