@@ -128,3 +128,11 @@ def test_an_unknown_name_is_told_with_the_nearest() -> None:
 def test_a_state_that_is_no_cache_of_keys_and_values_is_refused() -> None:
     with pytest.raises(FxscopeError, match="no keys and values"):
         climb(hf_source("mamba-130m", {"layers": "2", "seq": "4"}, "prefill"), "prefill", "cpu")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("metaclip_2_text_model", "MetaClip2TextModel"), ("janus_vision_model", "JanusVisionModel")])
+def test_a_part_of_a_model_is_built_by_the_class_beside_its_configuration(kind: str, name: str) -> None:
+    source = config_source(json.dumps({"model_type": kind}), "config.json", {"layers": "2", "seq": "16"}, "inference")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert type(source.build()).__name__ == name
+    assert climb(source, "inference", "cpu").report.rung == 1

@@ -214,7 +214,24 @@ def _model_class(config: Any, fields: dict[str, Any], name: str) -> type[nn.Modu
         found = found[0] if isinstance(found, tuple | list) else found
         if found and hasattr(transformers, found) and _fits(made := _imported(found, name), config):
             return made
-    raise SourceError(f"transformers has no model class for `{kind}`", where=name, help='Name one: "architectures": ["…"].')
+    own = _class_beside(config)
+    if own is None:
+        raise SourceError(f"transformers has no model class for `{kind}`", where=name, help='Name one: "architectures": ["…"].')
+    return own
+
+
+def _class_beside(config: Any) -> type[nn.Module] | None:
+    """A class for parts of a model, such as its vision tower, is in no table but stands beside its configuration."""
+    with contextlib.suppress(ImportError):
+        module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
+        found = [
+            value
+            for value in vars(module).values()
+            if isinstance(value, type) and issubclass(value, nn.Module) and getattr(value, "config_class", None) is type(config)
+        ]
+        able = [one for one in found if _fits(one, config) and not one.__name__.endswith("PreTrainedModel")]
+        return next((one for one in able if one.__name__.endswith("Model")), able[0] if able else None)
+    return None
 
 
 def _fits(model: type[nn.Module], config: Any) -> bool:
