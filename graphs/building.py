@@ -50,11 +50,14 @@ def shapes_only(mode: FakeTensorMode | None = None) -> Iterator[FakeTensorMode]:
         return self
 
     nn.Module._apply = apply
+    # A copied layer must stay in the mode of the others; deepcopy would copy the mode with each of its tensors.
+    FakeTensorMode.__deepcopy__ = lambda self, memo: self  # pyright: ignore[reportAttributeAccessIssue]
     try:
         with mode or FakeTensorMode(allow_non_fake_inputs=True) as entered:
             yield entered
     finally:
         nn.Module._apply = plain
+        del FakeTensorMode.__deepcopy__  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def built(source: ModelSource, device: str, explained: Callable[[Exception, ModelSource], CaptureError], real: bool = False) -> Built:

@@ -75,6 +75,10 @@ def climb(source: AnySource, mode: str, device: str, options: CaptureOptions = P
             return _standing(found, how, refused)
         except CaptureError as error:
             refused.append(_reason(how, error))
+        except FxscopeError:
+            raise
+        except Exception as error:  # whatever torch stumbles over, there is a step further down
+            refused.append(_reason(how, explained(error, source)))
     return _low(source, mode, device, refused, start)
 
 

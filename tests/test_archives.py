@@ -229,3 +229,16 @@ def test_too_large_a_file_and_an_unknown_kind_are_refused() -> None:
     with pytest.raises(SourceError, match="cannot be opened") as caught:
         kept_part("run.exe", b"MZ")
     assert ".py" in caught.value.help
+
+
+def test_a_file_that_is_cut_off_says_so_by_its_kind() -> None:
+    whole = tensors(h__0__weight=(512, 256))
+    with pytest.raises(SourceError, match="cut off: 1,000 of"):
+        kept_part("w.safetensors", whole[:1000])
+    assert kept_part("w.safetensors", kept_part("w.safetensors", whole)) == kept_part("w.safetensors", whole)
+    with pytest.raises(SourceError) as caught:
+        opened("w.pth", saved({"a": torch.zeros(2000)})[:3000], {}, "inference")
+    assert "upload it, again" in caught.value.help
+    with pytest.raises(SourceError, match="not what torch.save writes") as caught:
+        opened("w.pt", b"\x08\x07\x12\x07pytorch", {}, "inference")
+    assert ".onnx" in caught.value.help

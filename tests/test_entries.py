@@ -267,3 +267,87 @@ def test_a_wrong_package_is_told(files: dict[str, str], what: str) -> None:
     with pytest.raises((SourceError, RequestError), match=what) as caught:
         opened("net.zip", packed(files), {}, "inference")
     assert caught.value.help
+
+
+# ---------------------------------------------------------------- what students bring
+
+GNN = """
+import torch
+from torch import nn
+
+class GCN(nn.Module):
+    def __init__(self, num_features, hidden_channels, num_classes):
+        super().__init__()
+        self.a, self.b = nn.Linear(num_features, hidden_channels), nn.Linear(hidden_channels, num_classes)
+
+    def spread(self, x, edge_index):
+        return torch.zeros_like(x).index_add(0, edge_index[1], x[edge_index[0]])
+
+    def forward(self, x, edge_index):
+        return self.b(self.spread(self.a(x).relu(), edge_index))
+"""
+PARTS = """
+from torch import nn
+
+class Encoder(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.up = nn.Linear(width, width)
+
+    def forward(self, x):
+        return self.up(x)
+
+class Pair(nn.Module):
+    def __init__(self, encoder: Encoder, n_answers, device, norm_layer):
+        super().__init__()
+        self.encoder, self.norm, self.out = encoder, norm_layer(64), nn.Linear(64, n_answers, device=device)
+
+    def forward(self, x):
+        return self.out(self.norm(self.encoder(x)))
+"""
+TRAINING = (
+    GPT
+    + """
+net = GPT(GPTConfig())
+loss = net(torch.zeros(1, 4, dtype=torch.long)).mean()
+net.to("cuda:99")
+for _ in range(1_000_000_000):
+    pass
+"""
+)
+
+
+def test_indices_fit_what_they_index() -> None:
+    assert shown(form("gnn.py", GNN.encode(), {}))["x"] == ("float32[16,64]", "guessed")
+    source = captured(GNN)
+    source.build()(**source.inputs())  # pyright: ignore[reportCallIssue]
+
+
+def test_arguments_that_are_models_of_the_file_devices_and_norms_are_guessed() -> None:
+    assert shown(form("pair.py", PARTS.encode(), {})) == {
+        "encoder": ("Encoder(width=64)", "guessed"),
+        "n_answers": ("10", "guessed"),
+        "device": ("'cpu'", "guessed"),
+        "norm_layer": ("nn.LayerNorm", "guessed"),
+        "x": ("float32[2,64]", "guessed"),
+    }
+    captured(PARTS)
+
+
+def test_a_script_that_fails_after_it_defined_its_model_is_enough() -> None:
+    source = captured(TRAINING)
+    assert "what was defined before that is used" in source.notes[0]
+    assert "net.py:" in source.notes[0]
+    assert source.loss is None  # a tensor of that name is none
+
+
+def test_layers_that_are_copied_are_captured() -> None:
+    text = "import torch\nfrom torch import nn\ndef model():\n    return nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), 2)\n"
+    captured(text + "def inputs():\n    return torch.randn(2, 8, 32)\n")
+
+
+def test_inputs_of_any_number_are_asked_for() -> None:
+    text = "from torch import nn\nclass Sum(nn.Module):\n    def forward(self, *xs):\n        return sum(xs)\n"
+    with pytest.raises(SourceError, match=r"takes \*xs") as caught:
+        opened("net.py", text.encode(), {}, "inference")
+    assert "inputs()" in caught.value.help

@@ -61,10 +61,10 @@ def test_the_form_writes_words_and_the_words_build_the_model(client: Client) -> 
     before = {metric.label: metric.value for metric in app.metric}
     field = next(one for one in app.text_input if one.label == "config")
     field.set_value("GPTConfig(layers=4)")
-    press(app, "Build and call it so")
+    press(app, "Show its graph")
     assert not app.error
     asked = dict(parse(words(app)).options)
-    assert asked == {"args": "config=GPTConfig(layers=4)", "inputs": "idx=int64[2,16]<32"}
+    assert asked == {"args": "config=GPTConfig(layers=4)"}  # what was guessed is no wish
     assert {metric.label: metric.value for metric in app.metric} != before
     again = opened(words(app))
     assert title(again) == title(app)
@@ -85,9 +85,23 @@ def test_what_is_missing_is_asked_for_beside_the_error(client: Client) -> None:
     field = next(one for one in app.text_input if one.label == "act")
     assert field.placeholder == "needed"
     field.set_value("nn.ReLU()")
-    press(app, "Build and call it so")
+    press(app, "Show its graph")
     assert not app.error
     assert "act=nn.ReLU()" in title(app)
+
+
+def test_an_edit_keeps_what_the_form_says_and_the_form_takes_the_edit(client: Client) -> None:
+    app = opened(address(client, ODD.encode(), "odd.py", "&args=act%3Dnn.ReLU()"))
+    app.text_area[0].set_value(ODD.replace("return self.act", "return 2 * self.act"))
+    next(one for one in app.text_input if one.label == "width").set_value("48")
+    press(app, "Show its graph")
+    assert not app.error
+    assert title(app) == "Your model: odd.py · Odd(width=48, act=nn.ReLU()) called with x=float32[2,48]"
+    assert "2 * self.act" in app.text_area[0].value
+    app.text_area[0].set_value(app.text_area[0].value.replace("act):", "action):").replace("act\n", "action\n"))
+    press(app, "Show its graph")
+    assert "no argument `act`" in app.error[0].value
+    assert {"width", "action"} <= {one.label for one in app.text_input}
 
 
 def test_wrong_words_in_the_form_are_explained_and_stay(client: Client) -> None:
@@ -95,7 +109,7 @@ def test_wrong_words_in_the_form_are_explained_and_stay(client: Client) -> None:
     assert not app.error
     before = [metric.value for metric in app.metric]
     next(one for one in app.text_input if one.label == "x").set_value("float33[2,64]")
-    press(app, "Build and call it so")
+    press(app, "Show its graph")
     assert "float33" in app.error[0].value
     assert [metric.value for metric in app.metric] == before
     assert "float33" in parse_qs(words(app))["inputs"][0]
@@ -170,6 +184,6 @@ def test_graphs_of_other_programs_are_brought_like_any_file(client: Client, kind
     if kind in ("scripted", "traced"):
         assert title(app) == "Your model: net.pt · forward() called with input=float32[2,6]"
         next(one for one in app.text_input if one.label == "input").set_value("float32[7,6]")
-        press(app, "Build and call it so")
+        press(app, "Show its graph")
         assert not app.error
         assert dict(parse(words(app)).options) == {"inputs": "input=float32[7,6]"}

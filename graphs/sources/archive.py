@@ -40,7 +40,7 @@ def checked(content: bytes, name: str) -> zipfile.ZipFile:
         opened = zipfile.ZipFile(io.BytesIO(content))
         entries = opened.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-        raise SourceError(f"the archive cannot be read: {str(error)[:150] or 'it is cut off'}", where=name, help=AGAIN) from error
+        raise SourceError(f"the archive cannot be read: {str(error)[:150] or 'it is cut off'}", where=name, help=_again(name)) from error
     if len(entries) > ENTRIES_LIMIT:
         raise SourceError(f"the archive has {len(entries):,} entries; {ENTRIES_LIMIT:,} are the limit", where=name, help="Leave out data.")
     total = sum(entry.file_size for entry in entries)
@@ -53,6 +53,10 @@ def checked(content: bytes, name: str) -> zipfile.ZipFile:
             raise SourceError(f"two entries are called {_shown(entry.filename)}", where=name, help=AGAIN)
         seen.add(entry.filename)
     return opened
+
+
+def _again(name: str) -> str:
+    return AGAIN if name.lower().endswith(".zip") else "Is it whole? Save it, or upload it, again."
 
 
 def _check(entry: zipfile.ZipInfo, name: str) -> None:

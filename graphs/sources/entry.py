@@ -23,6 +23,7 @@ from graphs.sources.base import Arguments, ModelSource
 from graphs.sources.user_code import Scope, called
 
 WORDS = ("class", "args", "inputs")
+SMALL = 5_000_000  # parameters: so small a model tries its inputs for real too, since shapes do not tell a wrong index
 EXAMPLE = "Define model() that returns an nn.Module and inputs() that returns its arguments, or a class derived from nn.Module."
 
 
@@ -50,13 +51,11 @@ def entry_source(scope: Scope, options: Mapping[str, str]) -> ModelSource:
         SourceError: no model, no inputs, or arguments that cannot be guessed; names the line and the way out.
         RequestError: words that cannot be read.
     """
-    loss: Any = scope.names.get("loss")
-    if loss is not None and not callable(loss):
-        help = "Define loss(outputs) that returns one number, or leave it out."
-        raise SourceError("`loss` is not a function", where=scope.shown, help=help)
+    loss = scope.names.get("loss")  # a script may have a tensor of that name
     found = entry(scope, options)
     notes = (_said(found),) if found.record and any(one.how == "guessed" for one in (*found.record.arguments, *found.record.inputs)) else ()
-    return ModelSource(scope.shown, found.build, found.given, cast("Callable[[Any], Tensor] | None", loss), scope.files, notes)
+    function = cast("Callable[[Any], Tensor]", loss) if callable(loss) else None
+    return ModelSource(scope.shown, found.build, found.given, function, scope.files, (*scope.notes, *notes))
 
 
 def _said(found: Entry) -> str:
@@ -224,10 +223,24 @@ def _inputs(build: Callable[[], nn.Module], scope: Scope, text: str) -> tuple[di
         way_out = f"It takes: {', '.join(one.name for one in _parameters(model.forward)) or 'nothing'}."
         raise RequestError(f"forward has no input `{stray}`", where="inputs", help=way_out)
     if all(name in given for name in needed):
+        _refuse_open_ended(model, given, scope)
         return given, dict.fromkeys(given, "given"), ""
-    words, trouble = guess.inputs(model, needed, lambda values: model(**values), given)
+    trial = build() if sum(value.numel() for value in model.parameters()) <= SMALL else None
+    words, trouble = guess.inputs(model, needed, lambda values: model(**values), given, trial)
     words = {**words, **given}
     return words, {name: "given" if name in given else "guessed" for name in words}, trouble
+
+
+def _refuse_open_ended(model: nn.Module, given: Mapping[str, Any], scope: Scope) -> None:
+    """Nothing says how many inputs `*xs` stands for.
+
+    Raises:
+        SourceError: forward has no other inputs.
+    """
+    rest = next((one.name for one in _signature(model.forward) if one.kind == one.VAR_POSITIONAL), None)
+    if rest and not given:
+        what = f"forward takes *{rest}, and how many that are cannot be guessed"
+        raise SourceError(what, where=scope.shown, help="Define inputs() that returns a tuple of tensors.")
 
 
 def _record(
@@ -241,7 +254,9 @@ def form_of(scope: Scope, options: Mapping[str, str]) -> EntryRecord | None:
     try:
         return entry(scope, options).record
     except RequestError:
-        raise
+        if not options:
+            raise
+        return form_of(scope, {})  # words of a code that was edited since
     except FxscopeError:
         has_inputs = callable(scope.names.get("inputs"))
         if not scope.classes and not callable(scope.names.get("model")):

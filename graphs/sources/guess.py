@@ -18,8 +18,10 @@ from graphs.sources.arguments import TensorWords, made
 
 # What a name of a constructor's argument suggests; the first word that it contains decides.
 BY_NAME: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("norm_layer",), "nn.LayerNorm"),
+    (("device",), "'cpu'"),
     (("vocab", "num_embeddings", "n_tokens", "ntoken"), "1000"),
-    (("class", "label", "out_features", "output", "out_dim", "n_out"), "10"),
+    (("class", "label", "answer", "out_features", "output", "out_dim", "n_out"), "10"),
     (("in_channel", "in_chan", "channels_in", "num_channels", "c_in"), "3"),
     (("channel", "chan"), "16"),
     (("head",), "4"),
@@ -47,13 +49,26 @@ LAYERS = 4  # of a model's first layers, how many to take a hint from
 def argument(parameter: inspect.Parameter, own: Mapping[str, Any]) -> str:
     """Words for a required argument of a constructor; empty where nothing is known."""
     name = parameter.name.lower()
-    config = _config(parameter, own)
-    if config:
-        return config
+    part = _config(parameter, own) or _part(parameter, own)
+    if part:
+        return part
     if parameter.annotation in (bool, "bool", str, "str", float, "float"):
         return next((words for keys, words in BY_NAME if "." in words and any(key in name for key in keys)), BY_TYPE[parameter.annotation])
     found = next((words for keys, words in BY_NAME if any(key in name for key in keys)), "")
     return found or BY_TYPE.get(parameter.annotation, "")
+
+
+def _part(parameter: inspect.Parameter, own: Mapping[str, Any], depth: int = 0) -> str:
+    """`Encoder(width=64)` where the annotation is a model of the same file whose own arguments can be guessed."""
+    name = parameter.annotation if isinstance(parameter.annotation, str) else getattr(parameter.annotation, "__name__", "")
+    found = own.get(name)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)) or depth > 2:
+        return ""
+    needed = [
+        one for one in inspect.signature(found).parameters.values() if one.default is one.empty and one.kind == one.POSITIONAL_OR_KEYWORD
+    ]
+    values = {one.name: _part(one, own, depth + 1) or argument(one, {k: v for k, v in own.items() if v is not found}) for one in needed}
+    return f"{name}({', '.join(f'{key}={value}' for key, value in values.items())})" if all(values.values()) else ""
 
 
 def _config(parameter: inspect.Parameter, own: Mapping[str, Any]) -> str:
@@ -68,21 +83,27 @@ def _config(parameter: inspect.Parameter, own: Mapping[str, Any]) -> str:
 
 
 def inputs(
-    model: nn.Module, parameters: Sequence[str], call: Callable[[dict[str, Any]], Any], known: Mapping[str, Any], real: bool = False
+    model: nn.Module,
+    parameters: Sequence[str],
+    call: Callable[[dict[str, Any]], Any],
+    known: Mapping[str, Any],
+    trial: nn.Module | None = None,
+    real: bool = False,
 ) -> tuple[dict[str, Any], str]:
     """Words for each of `parameters` with which `call` runs, and why the first guess did not where none does.
 
     Args:
         call: runs the model with keyword arguments; called under fake tensors.
         known: words that are given already.
-        real: the model cannot run on shapes alone.
+        trial: the model with values, which must run too.
+        real: `call` cannot run on shapes alone.
     """
     choices = [[known[name]] if name in known else list(_unique(candidates(name, model))) for name in parameters]
     first = {name: choice[0] for name, choice in zip(parameters, choices, strict=True)}
     give_up, why = time.monotonic() + SECONDS, ""
     for picked in itertools.islice(_by_likelihood(choices), TRIALS):
         words = dict(zip(parameters, picked, strict=True))
-        reason = _trial(words, call, real)
+        reason = _trial(words, call, real) or (_trial(words, lambda values: trial(**values), True) if trial else "")
         if not reason:
             return words, ""
         why = why or reason
@@ -124,6 +145,8 @@ def candidates(name: str, model: nn.Module) -> Iterator[TensorWords]:
         and "edge" not in word
     ):
         yield TensorWords("int64", (BATCH, SEQ), rows or 100)
+    if "length" in word or word in ("lens", "sizes"):
+        yield TensorWords("int64", (BATCH,), SEQ)
     if "mask" in word:
         yield from (TensorWords("bool", shape) for shape in ((BATCH, SEQ), (SEQ, SEQ), (BATCH, 1, SEQ, SEQ)))
     if word in ("t", "time", "timestep", "timesteps", "sigma", "noise_level"):
@@ -159,7 +182,7 @@ def _for_layer(layer: nn.Module) -> Iterator[TensorWords]:
         yield TensorWords("int64", (BATCH, SEQ), sizes[0])
         yield TensorWords("int64", (BATCH,), sizes[0])
     elif kind == "Linear" and len(sizes) == 2:
-        shapes = [(BATCH, sizes[1]), (BATCH, SEQ, sizes[1]), *_images(sizes[1])]
+        shapes = [(BATCH, sizes[1]), (BATCH, SEQ, sizes[1]), *_images(sizes[1]), (SEQ, sizes[1])]
     elif kind.startswith("Conv") and len(sizes) >= 3:
         groups = int(getattr(layer, "groups", 1) or 1)
         channels = sizes[0] if "Transpose" in kind else sizes[1] * groups

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graphs.errors import SourceError
-from graphs.sources.safetensors_header import header_only
+from graphs.sources.safetensors_header import header_only, refuse_cut_off
 
 PLAIN_MODES = ("inference", "training")
 TEXT_LIMIT = 2 << 20
@@ -68,6 +68,7 @@ def kept_part(name: str, content: bytes) -> bytes:
     """
     kind = kind_of(name)
     if kind.ending == "safetensors":
+        refuse_cut_off(content, name)
         return header_only(content, name)
     if len(content) > kind.limit_bytes:
         way_out = (

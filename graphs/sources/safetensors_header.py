@@ -47,6 +47,18 @@ def header_only(content: bytes, name: str) -> bytes:
     return content[: LENGTH_BYTES + length]
 
 
+def refuse_cut_off(content: bytes, name: str) -> None:
+    """Raises SourceError where values that the header names are missing in part; a header alone, as it is kept, has none."""
+    head = header_only(content, name)
+    try:
+        entries = [value for key, value in json.loads(head[LENGTH_BYTES:]).items() if key != "__metadata__"]
+        end = len(head) + max((int(one["data_offsets"][1]) for one in entries), default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return  # told when the header is read
+    if len(head) < len(content) < end:
+        raise SourceError(f"the file is cut off: {len(content):,} of {end:,} bytes", where=name, help="Bring the whole file.")
+
+
 def shapes(content: bytes, name: str) -> Shapes:
     """Tensor's name -> (shape, dtype), in the order of the header.
 

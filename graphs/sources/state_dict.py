@@ -27,6 +27,9 @@ def state_dict(content: bytes, name: str) -> TensorTree:
     Raises:
         SourceError: cut off, not such a file, or one with other objects than tensors, which would run code when opened.
     """
+    if not content.startswith((b"\x80", b"PK")):
+        help = "Is it whole, and is its ending right? ONNX files end in .onnx."
+        raise SourceError("the file is not what torch.save writes", where=name, help=help)
     try:
         found = torch.load(io.BytesIO(content), map_location="meta", weights_only=True)
     except Exception as error:

@@ -27,12 +27,14 @@ class Scope:
         own: classes and functions that the code itself defines; words of an experiment may name these and no others.
         shown: what the reader calls the file.
         files: paths of the code, for errors.
+        notes: what to say about how it ran.
     """
 
     names: Mapping[str, Any]
     own: Mapping[str, Any]
     shown: str
     files: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from graphs.errors import FxscopeError, SourceError
 from graphs.record import ArgumentRecord, EntryRecord
 from graphs.sources.kinds import BINARY_LIMIT, ENDINGS, KINDS, PLAIN_MODES, kept_part, kind_of
 from jobs.experiment import MODES, Experiment
-from jobs.record import CatalogueResult, Explore, Inspect, InspectResult, OptionRecord
+from jobs.record import CatalogueResult, Explore, Inspect, InspectResult, OptionRecord, Problem
 from pages.ui import show, state, work
 from pages.ui.state import widget
 
@@ -46,6 +46,8 @@ def inputs():
 def loss(outputs):  # optional; without it training takes the mean of the outputs
     return outputs.logsumexp(-1).mean()
 """
+REFUSED = "own file refused"
+TENSORS = "A tensor is written as its dtype and sizes: `float32[2,64]`, `int64[2,16]<1000` for whole numbers below 1000, `bool[2,16]`."
 HOW = {"guessed": "guessed; change it if it is wrong", "missing": "needed", "default": "left to its default", "given": ""}
 
 
@@ -73,9 +75,24 @@ def panel(shown: Experiment) -> None:
     title = f"Your model: {show.plain(name)}" + (f" · {show.plain(in_words(entry))}" if entry else "")
     # Once there is a graph, it comes first; what is edited stays one click away.
     with st.expander(title, expanded=not work.is_kept(asked) or content == STARTER.encode(), icon=":material/edit:"):
-        _editor(shown, content, name)
+        if refused := st.session_state.pop(REFUSED, None):
+            show.problem(Problem(*refused))
         if entry:
-            _form(entry, shown)
+            _class_choice(entry, shown)
+        with st.form("own file", border=False):
+            _editor(shown, content, name)
+            if entry:
+                _fields(f"Arguments of `{entry.builder}`", entry.arguments, shown, "args")
+                _fields("Inputs of `forward`", entry.inputs, shown, "inputs")
+                if entry.inputs:
+                    st.caption(TENSORS)
+            st.form_submit_button(
+                "Show its graph", type="primary", icon=":material/play_arrow:", on_click=_take, args=(shown.model, name, entry)
+            )
+        with st.container(horizontal=True):
+            _explanation()
+            if not _is_edited(content, name):
+                st.button("Write code instead", on_click=begin, icon=":material/edit_note:")
 
 
 def in_words(entry: EntryRecord) -> str:
@@ -91,31 +108,29 @@ def _kept(shown: Experiment) -> tuple[bytes, str]:
 # ---------------------------------------------------------------- bringing it
 
 
+def _is_edited(content: bytes, name: str) -> bool:
+    return kind_of(name).text and len(content) <= EDITED_LIMIT
+
+
 def _editor(shown: Experiment, content: bytes, name: str) -> None:
-    text = content.decode("utf-8", errors="replace") if kind_of(name).text and len(content) <= EDITED_LIMIT else None
-    with st.form("own file", border=False):
-        left, right = st.columns([1.7, 1], gap="medium")
-        with left:
-            if text is None:
-                st.markdown(f"**{show.plain(name)}**: {kind_of(name).says}, {show.size(len(content))} kept.")
-                st.caption("To write code instead, begin anew below.")
-                typed = None
-            else:
-                typed = st.text_area("Your model", text, height=220, key=f"text {shown.model}", label_visibility="collapsed")
-        with right:
-            files = st.file_uploader(
-                "Or take files",
-                type=list(ENDINGS),
-                accept_multiple_files=True,
-                help="Several files are taken as one package.",
-                key=f"files {shown.model}",
-            )
-            pressed = st.form_submit_button("Show its graph", type="primary", icon=":material/play_arrow:")
-    if text is None:
-        st.button("Write code instead", on_click=begin, icon=":material/edit_note:")
-    _explanation()
-    if pressed:
-        _take(typed, name, [(file.name, file.getvalue()) for file in files])
+    left, right = st.columns([1.7, 1], gap="medium")
+    with left:
+        if _is_edited(content, name):
+            text = content.decode("utf-8", errors="replace")
+            st.text_area("Your model", text, height=220, key=_text_key(shown.model), label_visibility="collapsed")
+        else:
+            st.markdown(f"**{show.plain(name)}**: {kind_of(name).says}, {show.size(len(content))} kept.")
+    with right:
+        help = "Several files are taken as one package. They replace what is on the left."
+        st.file_uploader("Or take files", type=list(ENDINGS), accept_multiple_files=True, help=help, key=_files_key(shown.model))
+
+
+def _text_key(model: str) -> str:
+    return f"text {model}"
+
+
+def _files_key(model: str) -> str:
+    return f"files {model}"
 
 
 def _explanation() -> None:
@@ -127,19 +142,22 @@ def _explanation() -> None:
         )
 
 
-def _take(typed: str | None, name: str, files: Sequence[tuple[str, bytes]]) -> None:
+def _take(model: str, name: str, entry: EntryRecord | None) -> None:
+    """Files where some were taken, else the code as it is typed, with what the form says of it."""
+    files = st.session_state.get(_files_key(model)) or []
+    typed = st.session_state.get(_text_key(model))
     try:
         if files:
-            content, name = _together(files)
-        elif typed is not None:
-            content, name = typed.encode(), _fitting(name, typed)
-        else:
+            _keep(*_together([(file.name, file.getvalue()) for file in files]))
             return
-        _keep(content, name)
+        options = _typed_options(model, entry) if entry else state.current().options
+        if typed is not None:
+            _keep(typed.encode(), _fitting(name, typed), options)
+        else:
+            state.change(options=options, pipeline=())
     except FxscopeError as error:
-        show.problem(show.as_problem(error))
-        return
-    st.rerun()
+        problem = show.as_problem(error)
+        st.session_state[REFUSED] = (problem.kind, problem.what, problem.where, problem.help)
 
 
 def _together(files: Sequence[tuple[str, bytes]]) -> tuple[bytes, str]:
@@ -167,35 +185,25 @@ def _fitting(name: str, text: str) -> str:
     return FILE_NAME if name.endswith(".json") and not looks_like_json else name
 
 
-def _keep(content: bytes, name: str) -> None:
+def _keep(content: bytes, name: str, options: tuple[tuple[str, str], ...] = ()) -> None:
     digest = jobs.client.default_client().keep_source(content, name)
     mode = state.current().mode
     serves = name.endswith((".json", ".zip"))
-    state.change(model=f"source/{digest}", mode=mode if serves or mode in PLAIN_MODES else MODES[0], options=(), pipeline=())
+    state.change(model=f"source/{digest}", mode=mode if serves or mode in PLAIN_MODES else MODES[0], options=options, pipeline=())
 
 
 # ---------------------------------------------------------------- how it is built and called
 
 
-def _form(entry: EntryRecord, shown: Experiment) -> None:
-    """The class, the arguments of its constructor and the inputs of forward, in words."""
-    st.markdown("**How it is built and called**")
-    if len(entry.classes) > 1 or (entry.classes and not entry.chosen):
-        own = () if entry.chosen and not _has_function(entry) else ("",)
-        widget(f"class {shown.model}", entry.chosen)
-        st.columns(4)[0].selectbox(
-            "Class", [*own, *entry.classes], format_func=lambda name: name or f"{entry.builder}()", key=f"class {shown.model}",
-            on_change=_take_class, args=(f"class {shown.model}",),
-        )  # fmt: skip
-    with st.form("entry", border=False):
-        _fields(f"Arguments of `{entry.builder}`", entry.arguments, shown, "args")
-        _fields("Inputs of `forward`", entry.inputs, shown, "inputs")
-        if entry.arguments or entry.inputs:
-            st.form_submit_button("Build and call it so", icon=":material/build:", on_click=_take_entry, args=(entry, shown.model))
-    if entry.inputs:
-        st.caption(
-            "A tensor is written as its dtype and sizes: `float32[2,64]`, `int64[2,16]<1000` for whole numbers below 1000, `bool[2,16]`."
-        )
+def _class_choice(entry: EntryRecord, shown: Experiment) -> None:
+    if len(entry.classes) < 2 and not (entry.classes and not entry.chosen):
+        return
+    own = () if entry.chosen and not _has_function(entry) else ("",)
+    key = f"class {shown.model}"
+    widget(key, entry.chosen)
+    st.columns(4)[0].selectbox(
+        "Class", [*own, *entry.classes], format_func=lambda name: name or f"{entry.builder}()", key=key, on_change=_take_class, args=(key,)
+    )
 
 
 def _has_function(entry: EntryRecord) -> bool:
@@ -210,7 +218,12 @@ def _fields(title: str, fields: Sequence[ArgumentRecord], shown: Experiment, wor
         for column, one in zip(st.columns(4), fields[row : row + 4], strict=False):
             key = _key(shown.model, word, one.name)
             widget(key, one.value)
-            column.text_input(show.plain(one.name), key=key, placeholder=one.default or HOW[one.how], help=HOW[one.how] or None)
+            column.text_input(
+                one.name if one.name.isidentifier() else show.plain(one.name),
+                key=key,
+                placeholder=one.default or HOW[one.how],
+                help=HOW[one.how] or None,
+            )
 
 
 def _key(model: str, word: str, name: str) -> str:
@@ -223,12 +236,12 @@ def _take_class(key: str) -> None:
     state.change(options=tuple(sorted([*kept, *([("class", chosen)] if chosen else [])])), pipeline=())
 
 
-def _take_entry(entry: EntryRecord, model: str) -> None:
-    """Writes the form's words into the address; what is as it was guessed is written too, so that a guess never changes a link."""
+def _typed_options(model: str, entry: EntryRecord) -> tuple[tuple[str, str], ...]:
+    """The form's words. What is left as it was guessed is no wish: it is guessed again when the code changes."""
     options = {name: text for name, text in state.current().options if name not in ("args", "inputs")}
     for word, fields in (("args", entry.arguments), ("inputs", entry.inputs)):
-        typed = [(one.name, str(st.session_state[_key(model, word, one.name)]).strip()) for one in fields]
-        text = ", ".join(f"{name}={value}" for name, value in typed if value)
-        if text:
-            options[word] = text
-    state.change(options=tuple(sorted(options.items())), pipeline=())
+        typed = [(one, str(st.session_state.get(_key(model, word, one.name), "")).strip()) for one in fields]
+        wished = [f"{one.name}={text}" for one, text in typed if text and (one.how == "given" or text != one.value)]
+        if wished:
+            options[word] = ", ".join(wished)
+    return tuple(sorted(options.items()))
