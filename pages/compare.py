@@ -44,7 +44,7 @@ def keeping(shown: Experiment, kept: Experiment | None) -> None:
             st.button("Change sides", icon=":material/swap_horiz:", on_click=change_sides, args=(kept.words,), disabled=kept == here)
             st.button("Keep none", icon=":material/close:", on_click=state.keep, args=("",))
     if kept is None:
-        st.info(f"Nothing is kept yet. This would be: `{here.words}`. Keep it, then choose what to compare it with on the left.")
+        st.info(f"Nothing is kept yet. This would be: `{_code(here)}`. Keep it, then choose what to compare it with on the left.")
     elif kept == here:
         st.info("Both are the same. Choose another model, mode or option on the left.")
 
@@ -63,8 +63,8 @@ def both(first: GraphSnapshot, second: GraphSnapshot, kept: Experiment, chosen: 
     found = diff(first, renamed)
     show.diff(found)
     left, right = st.columns(2)
-    left.caption(f"Kept: `{kept.words}`")
-    right.caption(f"Chosen: `{chosen.words}`")
+    left.caption(f"Kept: `{_code(kept)}`")
+    right.caption(f"Chosen: `{_code(chosen)}`")
     seen = graph_view([first, renamed], PANE, steps=["kept", "chosen"], diffs=[found], height=620)
     show.legend(marks=True)
     picked = seen.get("selected")
@@ -76,6 +76,11 @@ def both(first: GraphSnapshot, second: GraphSnapshot, kept: Experiment, chosen: 
                 nodes.details(graph, picked["name"], f"compare {title}", lambda name: None)
     show.totals_table([("kept", first.totals), ("chosen", second.totals)])
     st.caption("Nodes are counterparts when phase, module and operator agree, in the order of both graphs.")
+
+
+def _code(experiment: Experiment) -> str:
+    """Words between backticks; a file's name may hold some."""
+    return state.title(experiment).replace("`", "'")
 
 
 main()

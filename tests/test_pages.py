@@ -431,3 +431,11 @@ def test_a_fused_node_lists_what_it_replaced(client: Client) -> None:
     assert len(bodies) == 1
     assert {"_softmax", "bmm"} <= set(bodies[0]["operator"])
     assert set(bodies[0]["node"]) <= set(found.steps[0].diff.removed)
+
+
+def test_a_dynamic_batch_is_one_that_can_vary() -> None:
+    app = opened("model=zoo/attention&seq=16&width=32&heads=2")
+    app.selectbox(key="zoo/attention dynamic").set_value("batch")
+    settle(app)
+    assert not app.error
+    assert {"batch=2", "dynamic=batch"} <= set(words(app).split("&"))

@@ -89,4 +89,16 @@ def _take_device() -> None:
 
 
 def _take_option(option: OptionRecord, key: str) -> None:
-    state.set_option(option, str(st.session_state[key]))
+    value = str(st.session_state[key])
+    state.set_option(option, value)
+    if option.name == "dynamic" and value != "none":
+        _enlarge_batch()
+
+
+def _enlarge_batch() -> None:
+    """torch takes a size of 1 as fixed; a batch of 2 can vary."""
+    shown = state.current()
+    record = next((model for model in work.catalogue().models if model.name == shown.model), None)
+    batch = next((option for option in record.options if option.name == "batch"), None) if record else None
+    if batch and dict(shown.options).get("batch", batch.default) == "1":
+        state.set_option(batch, "2")

@@ -88,6 +88,12 @@ def kept(catalogue: CatalogueResult) -> Experiment | None:
     return found.prefix(0)
 
 
+def title(experiment: Experiment) -> str:
+    """The words, with the name of the reader's file in the place of its hash."""
+    kept_file = jobs.client.default_client().source(experiment.model.removeprefix("source/"))
+    return experiment.words.replace(experiment.model, kept_file[1], 1) if kept_file else experiment.words
+
+
 def keep(words: str) -> None:
     """Keeps an experiment to compare with; empty words keep none. For callbacks too."""
     st.session_state[WITH] = words
