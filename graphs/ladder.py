@@ -19,6 +19,7 @@ import msgspec
 import torch
 from torch import nn
 
+from graphs import collector
 from graphs.building import WEIGHTS_LIMIT, weight_bytes
 from graphs.capture import REAL, SEED, Capture, capture, input_names
 from graphs.collapse import fitting
@@ -61,6 +62,11 @@ def climb(source: AnySource, mode: str, device: str, options: CaptureOptions = P
         SourceError: the source gives no model at all.
         RequestError: an option that does not fit, such as a dynamic batch of 1.
     """
+    with collector.paused():
+        return _climb(source, mode, device, options)
+
+
+def _climb(source: AnySource, mode: str, device: str, options: CaptureOptions) -> Standing:
     if isinstance(source, TensorTree):
         return _still(tensor_tree(source.tensors), "tensors", source.says, sum(_count(shape) for shape, _ in source.tensors.values()))
     if isinstance(source, Picture):

@@ -6,8 +6,9 @@ such run, so that tracing costs the same for any depth; `graphs.replicate` puts 
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,29 +133,42 @@ def confirm(model: nn.Module, args: Any, runs: list[Run]) -> None:
 
 
 def _steps(model: nn.Module, args: Any, runs: list[Run]) -> _Steps:
+    """What every layer does: on meta, which is fast, or where the model minds that, on fake tensors of its own device."""
+    try:
+        return _run_on_shapes(model, args, runs, _on_meta, torch.device("meta"))
+    except NotAlikeError:
+        raise
+    except Exception:
+        mode = detect_fake_mode((list(model.parameters()), args)) or FakeTensorMode(allow_non_fake_inputs=True)
+        return _run_on_shapes(model, args, runs, lambda value: value if isinstance(value, FakeTensor) else mode.from_tensor(value), mode)
+
+
+def _on_meta(value: Tensor) -> Tensor:
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+
+
+def _run_on_shapes(
+    model: nn.Module, args: Any, runs: list[Run], shape_of: Callable[[Tensor], Tensor], where: contextlib.AbstractContextManager[Any]
+) -> _Steps:
     steps = _Steps()
     hooks = [
         layer.register_forward_pre_hook(lambda *_, path=run.path, index=index: steps.mark(path, index))
         for run in runs
         for index, layer in enumerate(model.get_submodule(run.path).children())
     ]
-    mode = detect_fake_mode((list(model.parameters()), args)) or FakeTensorMode(allow_non_fake_inputs=True)
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    with mode:
-        fake: dict[str, Tensor] = {
-            key: value if isinstance(value, FakeTensor) else mode.from_tensor(value) for key, value in tensors.items()
-        }
-        given = pytree.tree_map_only(Tensor, lambda value: value if isinstance(value, FakeTensor) else mode.from_tensor(value), args)
-        positional, named = ((), given) if isinstance(given, dict) else (given, {})
-        try:
+    try:
+        with where:
+            tensors = {name: shape_of(value) for name, value in (*model.named_parameters(), *model.named_buffers())}
+            given = pytree.tree_map_only(Tensor, shape_of, args)
+            positional, named = ((), given) if isinstance(given, dict) else (given, {})
             with torch.no_grad(), as_if_exporting(), steps:
-                torch.func.functional_call(model, fake, positional, named)
-        except NotAlikeError:
-            torch._dynamo.reset()  # pyright: ignore[reportPrivateImportUsage]  # it remembers that it could not read torch.cond here
-            raise
-        finally:
-            for hook in hooks:
-                hook.remove()
+                torch.func.functional_call(model, tensors, positional, named)
+    except NotAlikeError:
+        torch._dynamo.reset()  # pyright: ignore[reportPrivateImportUsage]  # it remembers that it could not read torch.cond here
+        raise
+    finally:
+        for hook in hooks:
+            hook.remove()
     return steps
 
 

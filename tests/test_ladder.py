@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 
@@ -154,3 +156,12 @@ def test_a_tensor_that_is_no_buffer_keeps_its_values() -> None:
     assert out is not None
     expected = (given["0"] @ given["a.weight"].T + given["a.bias"]) * torch.arange(8.0)
     torch.testing.assert_close(out, expected)
+
+
+def test_the_collector_is_on_again_after_a_capture_and_after_a_failed_one() -> None:
+    assert gc.isenabled()
+    standing(WRONG)
+    assert gc.isenabled()
+    with pytest.raises(SourceError):
+        climb(file_source("def model(): return 3\ndef inputs(): return ()", "net.py"), "inference", "cpu")
+    assert gc.isenabled()
