@@ -86,6 +86,9 @@ PER_ELEMENT: dict[Any, int] = {
     aten.upsample_linear1d: 4, aten.upsample_linear1d_backward: 4, aten._upsample_bilinear2d_aa: 8, aten._upsample_bilinear2d_aa_backward: 8,
     aten.upsample_trilinear3d: 16, aten.upsample_trilinear3d_backward: 16,
 }  # fmt: skip
+# By name, and what a CPU really runs for one of them.
+OWN_PER_ELEMENT = {"fxscope.rms_norm": 5, "fxscope.rms_norm_backward": 10}
+KERNELS = {"fxscope.rms_norm": 6, "fxscope.rms_norm_backward": 13}
 ALIASES = (aten._unsafe_view, aten.unsafe_split, aten.unsafe_split_with_sizes, aten.unsafe_chunk)
 
 
@@ -116,7 +119,7 @@ def cost(node: fx.Node) -> Cost:
         return Cost()
     read, written = _bytes_read(node, packet, value), value_bytes(value)
     flops, matmul, known = _operations(node, packet, value)
-    return Cost(flops, flops if matmul else 0, read, written, 1, known)
+    return Cost(flops, flops if matmul else 0, read, written, KERNELS.get(str(packet), 1), known)
 
 
 def _of_stacking(node: fx.Node, value: Any) -> Cost:
@@ -171,8 +174,9 @@ def _operations(node: fx.Node, packet: Any, value: Any) -> tuple[int, bool, bool
         return COUNTED[packet](*args), False, True
     if packet in BY_OUTPUT:
         return BY_OUTPUT[packet] * out, False, True
-    if packet in PER_ELEMENT:
-        return PER_ELEMENT[packet] * first, False, True
+    per_element = PER_ELEMENT.get(packet, OWN_PER_ELEMENT.get(str(packet)))
+    if per_element is not None:
+        return per_element * first, False, True
     pointwise = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
     return (out, False, True) if pointwise else (0, False, False)
 
@@ -279,8 +283,16 @@ def _grouped_backward(rows: Tensor, weights: Tensor, *_: Any, **__: Any) -> int:
     return 2 * _grouped(rows, weights)
 
 
+def _grouped_mm(one: Tensor, two: Tensor, *_: Any, **__: Any) -> int:
+    """Whichever of the two is ragged, each of its rows or columns meets one matrix of the other: 2·M·K·N in all."""
+    if one.dim() == 3 and two.dim() == 2:
+        return 2 * one.shape[-2] * two.numel()
+    return 2 * one.numel() * two.shape[-1]
+
+
 # By name: the operators of transformers exist only once it is imported.
 GROUPED: dict[str, Callable[..., int]] = {
+    "aten._grouped_mm": _grouped_mm,
     "transformers.grouped_mm_fallback": _grouped,
     "transformers.grouped_mm_fallback_backward": _grouped_backward,
 }

@@ -109,6 +109,8 @@ EXPLANATIONS = {
     "reciprocal": "One over each element.",
     "relu": "Negative elements become zero.",
     "repeat": "The tensor copied several times.",
+    "rms_norm": "Each row divided by the root of its mean square, then scaled.",
+    "rms_norm_backward": "Gradients of RMS normalization for its input and scale.",
     "roll": "Elements shifted along a dimension; what leaves at one end enters at the other.",
     "rsqrt": "One over the square root, as in normalization.",
     "rsub": "A second tensor or number minus the first.",

@@ -25,6 +25,7 @@ from graphs.errors import CaptureError, FxscopeError
 from graphs.one_run import OneRun
 from graphs.options import CaptureOptions
 from graphs.origin import where_in_user_code
+from graphs.rms_norm import keep_rms_norms
 from graphs.sources.base import Arguments, ModelSource
 from graphs.symbols import dynamic_shapes, into_mode_of, symbolic_arguments
 
@@ -151,6 +152,8 @@ def _forward_graph(wrapper: nn.Module, args: tuple[Any, ...], options: CaptureOp
             prefer_deferred_runtime_asserts_over_guards=options.dynamic != "none",
         )  # fmt: skip
     exported = program.module()
+    if isinstance(exported, fx.GraphModule):
+        keep_rms_norms(exported)
     _keep_lines_of_regions(exported)
     if options.dynamic != "none":
         args = symbolic_arguments(program, args)
