@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from graphs import collector
 from graphs.program import Program
 from graphs.randomness import is_random
 from profiler.devices import detect
@@ -50,7 +50,8 @@ def measure(
     for index, run in enumerate(runs):
         tell("warming up", 0.2 * index / len(runs))
         _warm_up(run, budget_s / 10)
-    with _garbage_collector_off():
+    gc.collect()
+    with collector.paused():
         times = timed_rounds(runs, seed, budget_s, lambda share: tell("measuring time", 0.2 + 0.6 * share))
     peaks = []
     for index, (program, values) in enumerate(zip(programs, inputs, strict=True)):
@@ -143,15 +144,3 @@ def _warm_up(run: Run, enough_s: float) -> None:
 def _timing(times: list[float], peak: int) -> Timing:
     median = float(np.median(times))
     return Timing(median, median_interval(times), peak, len(times), tuple(times))
-
-
-@contextmanager
-def _garbage_collector_off() -> Iterator[None]:
-    was_on = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
