@@ -1,5 +1,8 @@
-"""Python's cyclic collector, paused while a model is captured or graphs are timed. In a capture it would walk thousands of nodes again and again, of which hardly any is
-garbage, and takes two thirds of the time that writing alike layers needs."""
+"""Python's cyclic collector, paused while a model is captured or graphs are timed.
+
+In a capture it would walk thousands of nodes again and again, of which hardly any is garbage, and takes two thirds of the time that
+writing alike layers needs.
+"""
 
 from __future__ import annotations
 
