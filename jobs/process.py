@@ -48,7 +48,7 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=self._folder,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "FXSCOPE_PARENT": str(os.getpid())},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "FXSCOPE_PARENT": str(os.getpid()), "TMPDIR": self._folder},
             start_new_session=True,
         )
         self._frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()

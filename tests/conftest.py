@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page
 
+import jobs.client
+from jobs.client import Client
 from jobs.record import OptimizeResult
 from tests import browser as driver
 from tests.pictures import blank_page, real
@@ -39,3 +41,16 @@ def attention() -> OptimizeResult:
 @pytest.fixture(scope="session")
 def gpt2() -> OptimizeResult:
     return real(f"{GPT2}&pipeline=remove-dead-code,merge-common-subexpressions,fold-constants,fuse-attention,recompute-activations")
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    made = Client(tmp_path_factory.mktemp("data"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def default_client(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of a test ask its own client."""
+    monkeypatch.setattr(jobs.client, "_default", client)

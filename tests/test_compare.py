@@ -14,8 +14,9 @@ from graphs.ladder import climb
 from graphs.record import GraphSnapshot
 from graphs.sources.zoo import zoo_source
 from jobs.client import Client
-from tests.test_own_file import _default_client, client  # noqa: F401
 from tests.test_pages import opened, settle, texts
+
+pytestmark = pytest.mark.usefixtures("default_client")
 
 
 def graph(model: str, mode: str = "inference", **options: str) -> GraphSnapshot:
@@ -76,7 +77,7 @@ def test_names_are_unique_and_every_input_comes_before(pair: tuple[str, str]) ->
     assert [node.target for node in renamed.nodes] == [node.target for node in two.nodes]
 
 
-def test_one_is_kept_and_compared_with_what_is_chosen(client: Client) -> None:  # noqa: F811
+def test_one_is_kept_and_compared_with_what_is_chosen(client: Client) -> None:
     app = opened("model=zoo/chain&depth=4", "compare")
     assert not app.error
     next(button for button in app.button if button.label == "Keep this one").click()
@@ -92,7 +93,7 @@ def test_one_is_kept_and_compared_with_what_is_chosen(client: Client) -> None:  
     assert ":green[**+ 0** added]" in texts(app)
 
 
-def test_saved_graphs_are_compared_too(client: Client, chain: GraphSnapshot) -> None:  # noqa: F811
+def test_saved_graphs_are_compared_too(client: Client, chain: GraphSnapshot) -> None:
     drawn = to_json([chain], ["captured"], "model=zoo/chain&depth=4")
     app = opened(f"model=source/{client.keep_source(drawn, 'graph.json')}&with=model%3Dzoo/chain%26depth%3D4", "compare")
     assert not app.error
@@ -101,6 +102,6 @@ def test_saved_graphs_are_compared_too(client: Client, chain: GraphSnapshot) -> 
     assert "**~ 0** changed" in texts(app)
 
 
-def test_a_wrong_kept_experiment_is_told(client: Client) -> None:  # noqa: F811
+def test_a_wrong_kept_experiment_is_told(client: Client) -> None:
     app = opened("model=zoo/mlp&with=model%3Dzoo/nothing", "compare")
     assert "no model `zoo/nothing`" in app.error[0].value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -12,7 +11,6 @@ import pytest
 import torch
 from streamlit.testing.v1 import AppTest
 
-import jobs.client
 from graphs.errors import SourceError
 from jobs.client import Client
 from jobs.experiment import parse
@@ -22,17 +20,7 @@ from tests.test_archives import Payload, bundle, saved, tensors, weights_of_llam
 from tests.test_entries import GPT, ODD, PACKAGE, packed
 from tests.test_pages import opened, settle, texts, words
 
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    made = Client(tmp_path_factory.mktemp("data"))
-    yield made
-    made.close()
-
-
-@pytest.fixture(autouse=True)
-def _default_client(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs.client, "_default", client)
+pytestmark = pytest.mark.usefixtures("default_client")
 
 
 def address(client: Client, content: bytes, name: str, more: str = "") -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
@@ -25,16 +24,7 @@ ATTENTION = "model=zoo/attention&mode=training&seq=16&width=32&heads=2"
 PATIENCE_S = 90
 
 
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    made = Client(tmp_path_factory.mktemp("data"))
-    yield made
-    made.close()
-
-
-@pytest.fixture(autouse=True)
-def _default_client(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs.client, "_default", client)
+pytestmark = pytest.mark.usefixtures("default_client")
 
 
 def opened(words: str = "", page: str = "") -> AppTest:

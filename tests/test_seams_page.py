@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -52,16 +51,7 @@ STUCK = CUT.replace('print("half way")', "raise ValueError('no')")
 DRAWN = '{"graphs": [{"id": "g", "nodes": [{"id": "a", "label": "input"}]}]}'
 
 
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    made = Client(tmp_path_factory.mktemp("data"))
-    yield made
-    made.close()
-
-
-@pytest.fixture(autouse=True)
-def _default_client(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs.client, "_default", client)
+pytestmark = pytest.mark.usefixtures("default_client")
 
 
 def asked(client: Client, text: str, name: str = "net.py") -> AppTest:

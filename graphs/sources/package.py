@@ -29,7 +29,7 @@ class _Files(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         folder: where files that are no code were put, so that code can read what lies beside it.
     """
 
-    def __init__(self, texts: Mapping[str, tuple[str, str]], folder: Path | None) -> None:
+    def __init__(self, texts: Mapping[str, tuple[str, str]], folder: tempfile.TemporaryDirectory[str] | None) -> None:
         self.texts, self.folder = texts, folder
         self.packages = {name.rpartition(".")[0] for name in texts} | {n for n, (p, _) in texts.items() if p.endswith("__init__.py")}
         self.packages |= {name.rpartition(".")[0] for name in self.packages if "." in name}
@@ -44,7 +44,7 @@ class _Files(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         if found is None:  # a folder without __init__.py
             return
         path, text = found
-        module.__file__ = str(self.folder / path) if self.folder else path
+        module.__file__ = str(Path(self.folder.name, path)) if self.folder else path
         run_text(text, path, module.__dict__)
 
 
@@ -109,15 +109,16 @@ def _module_names(paths: Sequence[str], relative: bool) -> dict[str, str]:
     return found
 
 
-def _beside(files: Mapping[str, bytes]) -> Path | None:
-    """Files that are no code, in a folder of their own below the worker's: code may read them beside itself."""
+def _beside(files: Mapping[str, bytes]) -> tempfile.TemporaryDirectory[str] | None:
+    """Files that are no code, in a folder that goes with the finder: code may read them beside itself."""
     data = {path: content for path, content in files.items() if not path.endswith(".py")}
     if not data:
         return None
-    folder = Path(tempfile.mkdtemp(prefix="package-", dir="." if Path.cwd() != Path(__file__).parents[2] else None)).absolute()
+    folder = tempfile.TemporaryDirectory(prefix="package-")
     for path, content in data.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
+        place = Path(folder.name, path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
     return folder
 
 
