@@ -155,8 +155,8 @@ def end_within(call: Call, node: fx.Node, reading: Reading) -> Answer:
     value = tensor_of(call.args[0])
     if value is None or not value.dim():
         return None
-    dim, begin, end, step = (*call.args[1:], *(0, None, None, 1)[len(call.args) - 1 :])
-    dim %= value.dim()
+    given = (*call.args[1:], *(0, None, None, 1)[len(call.args) - 1 :])
+    dim, begin, end, step = int(given[0] or 0) % value.dim(), given[1], given[2], given[3]
     begin, end, _ = slice(begin, end).indices(value.shape[dim])
     args = (call.args[0], dim, begin, max(begin, end), step)
     plain = args[:4] if step == 1 else args

@@ -20,7 +20,7 @@ Write a layer with two scales, `x * a + x * b`, with `a` and `b` of shape (8,) a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,7 +108,7 @@ def _size(value: Any) -> int:
     return value.meta["val"].numel() if isinstance(value, fx.Node) else 1
 
 
-def _times_constant(x: fx.Node, constant: float, given: list[float], dtype: torch.dtype) -> Answer:
+def _times_constant(x: fx.Node, constant: float, given: Sequence[float], dtype: torch.dtype) -> Answer:
     if dtype.is_floating_point:
         if not all(is_normal(each, dtype) for each in (*given, constant)):
             return No(f"A factor of {constant:g} is outside of what the dtype holds in full precision.")

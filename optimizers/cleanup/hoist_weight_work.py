@@ -27,7 +27,7 @@ from torch import Tensor, fx, nn
 
 from graphs.bodies import Body, bodies, held_graph, kind_of
 from graphs.cost import cost, value_bytes
-from graphs.regions import Prepared, collapse
+from graphs.regions import Prepared, collapse, has_outside_path
 from optimizers.base import Example, Match, Miss, Optimization, is_random
 from optimizers.editing import of_weights_alone
 from optimizers.patterns.aliases import Aliases
@@ -92,11 +92,15 @@ def _why_not(nodes: list[fx.Node], results: set[fx.Node], aliases: Aliases) -> s
     inside = set(nodes)
     if inside & results or any(aliases.owner(node) in results for node in nodes):
         return "It is a result of the graph: who gets it may write to it, and would change what is kept."
+    if has_outside_path(nodes):
+        return "A branch or a loop stands between its operators."
     reads = {read for node in nodes for read in node.all_input_nodes if read not in inside}
     given = sum(value_bytes(read.meta.get("val")) for read in reads)
     kept = sum(value_bytes(node.meta.get("val")) for node in nodes if any(user not in inside for user in node.users))
     if kept > FREE and kept > MANY * given:
-        return f"Its result of {kept / 2**20:.1f} MiB is {kept / max(1, given):.0f} times as large as its weights, and would stay in memory."
+        return (
+            f"Its result of {kept / 2**20:.1f} MiB is {kept / max(1, given):.0f} times as large as its weights, and would stay in memory."
+        )
     return ""
 
 
@@ -120,7 +124,12 @@ def _invariant(body: Body) -> str:
     given = body.gm.graph.find_nodes(op="placeholder")
     still = {node for node, operand in zip(given, body.operands, strict=True) if not operand.word and operand.value is not None}
     for node in body.gm.graph.nodes:
-        if node.op == "call_function" and node.all_input_nodes and not is_random(node) and all(read in still for read in node.all_input_nodes):
+        if (
+            node.op == "call_function"
+            and node.all_input_nodes
+            and not is_random(node)
+            and all(read in still for read in node.all_input_nodes)
+        ):
             if cost(node).launches:
                 return node.name
             still.add(node)
@@ -133,7 +142,9 @@ def rewrite(gm: fx.GraphModule, match: Match) -> None:
 
 
 def _name(body: fx.GraphModule) -> str:
-    names = dict.fromkeys(str(getattr(node.target, "overloadpacket", "")).removeprefix("aten.").strip("_") for node in body.graph.nodes if cost(node).launches)
+    names = dict.fromkeys(
+        str(getattr(node.target, "overloadpacket", "")).removeprefix("aten.").strip("_") for node in body.graph.nodes if cost(node).launches
+    )
     return "·".join([*names][:4])
 
 

@@ -29,7 +29,14 @@ from optimizers.record import Claim
 
 CAST = torch.ops.aten._to_copy.default
 # dtype -> binary digits that it holds exactly as an integer, sign apart, and whether it has a sign.
-WHOLE = {torch.bool: (1, False), torch.uint8: (8, False), torch.int8: (7, True), torch.int16: (15, True), torch.int32: (31, True), torch.int64: (63, True)}
+WHOLE = {
+    torch.bool: (1, False),
+    torch.uint8: (8, False),
+    torch.int8: (7, True),
+    torch.int16: (15, True),
+    torch.int32: (31, True),
+    torch.int64: (63, True),
+}
 DIGITS = {torch.float16: 11, torch.bfloat16: 8, torch.float32: 24, torch.float64: 53}
 WIDER = {
     torch.float16: (torch.float16, torch.float32, torch.float64),
@@ -63,7 +70,9 @@ def merged(call: Call, node: fx.Node, reading: Reading) -> Answer:
     if first is None or middle is None or last is None:
         return None
     if not holds(middle, first):
-        return No(f"{_short(middle)} does not hold every number of {_short(first)}: the cast in between changes the value, and the model asked for that.")
+        return No(
+            f"{_short(middle)} does not hold every number of {_short(first)}: the cast in between changes the value, and the model asked for that."
+        )
     if first is last:
         return Same(x)
     if not _one_way(first, middle, last):

@@ -184,7 +184,9 @@ OPTIMIZATION = Optimization(
         Example(lambda: Function(_not_alike), lambda: (_numbers(),), reason="not elementwise"),
         Example(lambda: Function(_read_elsewhere), lambda: (_numbers(),), reason="read elsewhere"),
         Example(lambda: Function(lambda x, b: (x.t().sin() + b).t()), lambda: (_numbers(), _numbers(4)), reason="broadcasts"),
-        Example(lambda: Function(lambda x: x.permute(1, 2, 0).sin().transpose(0, 1)), lambda: (_numbers(2, 3, 4),), reason="not the opposite"),
+        Example(
+            lambda: Function(lambda x: x.permute(1, 2, 0).sin().transpose(0, 1)), lambda: (_numbers(2, 3, 4),), reason="not the opposite"
+        ),
     ),
     exactness="rounding",
 )

@@ -174,13 +174,17 @@ OPTIMIZATION = Optimization(
     claim=Claim(launches="lower", flops="lower", bytes_moved="lower", peak_bytes="any"),
     examples=(
         Example(lambda: Function(_hides_nothing), _numbers, matches=2),
-        Example(lambda: Function(lambda x: torch.where(x > 0, x.sin(), x.sin().mul(1) * 0) + torch.where(x < 0, x, x)), _numbers, matches=1),
+        Example(
+            lambda: Function(lambda x: torch.where(x > 0, x.sin(), x.sin().mul(1) * 0) + torch.where(x < 0, x, x)), _numbers, matches=1
+        ),
         Example(lambda: Function(_one_branch), _numbers, matches=1),
     ),
     refusals=(
         Example(lambda: Function(_hides_some), lambda: (torch.randn(8, 8),), reason="differs from place to place"),
         Example(lambda: Function(_two_branches), _numbers, reason="either branch may run"),
-        Example(lambda: Function(lambda x: torch.where(torch.ones(4, 8, dtype=torch.bool), x, x.sin())), _numbers, reason="outlives the run"),
+        Example(
+            lambda: Function(lambda x: torch.where(torch.ones(4, 8, dtype=torch.bool), x, x.sin())), _numbers, reason="outlives the run"
+        ),
     ),
     exactness="bitwise",
 )

@@ -68,7 +68,7 @@ def copy_of_same(call: Call, node: fx.Node, reading: Reading) -> Answer:
 
 def dropped_nothing(call: Call, node: fx.Node, reading: Reading) -> Answer:
     """Dropout with a probability of 0, or outside of training."""
-    x, probability, training = (*call.args, None, None)[:3]
+    x, probability, training = call.args
     return Same(x) if probability == 0 or training is False else No(f"It drops elements with a probability of {probability}.")
 
 
@@ -84,7 +84,7 @@ def dropped_part(call: Call, node: fx.Node, reading: Reading) -> Answer:
 def summed_nothing(call: Call, node: fx.Node, reading: Reading) -> Answer:
     """A sum, mean or maximum over dimensions of one element."""
     old, new = _value(call.args[0]), _value(node)
-    dims = call.args[1] if len(call.args) > 1 else []
+    dims = (*call.args, None)[1]
     if old is None or new is None or not dims or any(old.shape[dim] != 1 for dim in dims):  # without dimensions, it is over all
         return None
     if old.dtype != new.dtype:
@@ -93,7 +93,11 @@ def summed_nothing(call: Call, node: fx.Node, reading: Reading) -> Answer:
         return No("A sum starts from +0.0, so that -0.0 becomes +0.0.")
     if old.shape == new.shape:
         return Same(call.args[0])
-    return Call(aten.view.default, (call.args[0], list(new.shape))) if old.is_contiguous() else No("Its input does not lie in order in memory.")
+    return (
+        Call(aten.view.default, (call.args[0], list(new.shape)))
+        if old.is_contiguous()
+        else No("Its input does not lie in order in memory.")
+    )
 
 
 def joined_alone(call: Call, node: fx.Node, reading: Reading) -> Answer:
@@ -111,7 +115,7 @@ def padded_by_nothing(call: Call, node: fx.Node, reading: Reading) -> Answer:
 def written_over(call: Call, node: fx.Node, reading: Reading) -> Answer:
     """`slice_scatter` of everything: nothing of the first tensor is left."""
     base, source = _value(call.args[0]), _value(call.args[1])
-    step = call.args[5] if len(call.args) > 5 else 1
+    step = call.args[5] if len(call.args) == 6 else 1
     return Same(call.args[1]) if base is not None and source is not None and base.shape == source.shape and step == 1 else None
 
 

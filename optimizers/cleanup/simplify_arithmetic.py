@@ -272,7 +272,7 @@ def _neutral(x: Tensor) -> Tensor:
 
 
 def _signs(x: Tensor) -> Tensor:
-    return torch.relu(torch.relu(-(-torch.sin(x)))) * -1
+    return torch.relu(torch.relu(torch.neg(-torch.sin(x)))) * -1
 
 
 def _whole_numbers(n: Tensor) -> Tensor:

@@ -64,7 +64,9 @@ class Aliases:
         if one in self._results and other in self._results:
             return f"Two results of the graph would share the memory of {other.name}: who writes to one would change the other."
         if one in self._results and other in self._lasting:
-            return f"A result of the graph would share memory with {other.name}, which outlives the run: who writes to one would change both."
+            return (
+                f"A result of the graph would share memory with {other.name}, which outlives the run: who writes to one would change both."
+            )
         return ""
 
     def read_by_steps(self, node: fx.Node) -> bool:

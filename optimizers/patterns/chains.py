@@ -72,9 +72,7 @@ def products(call: Call, node: fx.Node, reading: Reading) -> Answer:
     return _one(node, reading, middle, x, (a, b), target, constant)
 
 
-def _one(
-    node: fx.Node, reading: Reading, middle: fx.Node, x: fx.Node, given: tuple[float, float], target: Any, constant: float
-) -> Answer:
+def _one(node: fx.Node, reading: Reading, middle: fx.Node, x: fx.Node, given: tuple[float, float], target: Any, constant: float) -> Answer:
     dtype = one_dtype(node, middle, x)
     if dtype is None or dtype.is_complex or dtype is torch.bool:
         return No("The dtype changes between the two operations, so the constants are not of one kind.")
