@@ -60,7 +60,7 @@ def factored(call: Call, node: fx.Node, reading: Reading) -> Answer:
         return No("The dtype changes between product and sum.")
     for side in pair:
         if side.node is not side.factor and not reading.read_once(side.node):
-            return No(f"{side.node.name} is read elsewhere too, so it would be computed all the same.")
+            return No(reading.shared(side.node))
     return _factored(call, node, one, two, dtype)
 
 
@@ -127,8 +127,9 @@ def factored_matmul(call: Call, node: fx.Node, reading: Reading) -> Answer:
     side = next((side for side in (0, 1) if one.args[side] is two.args[side]), None)
     if side is None or one_dtype(node, *call.args) is None:
         return None
-    if not all(reading.read_once(arg) for arg in call.args):
-        return No("One of the two products is read elsewhere too, so it would be computed all the same.")
+    for arg in call.args:
+        if not reading.read_once(arg):
+            return No(reading.shared(arg))
     first, second = one.args[1 - side], two.args[1 - side]
     shared, added, out = _size(one.args[side]), _size(first), _size(node)
     if 4 * added + shared + out >= 2 * shared + 2 * added + 5 * out:

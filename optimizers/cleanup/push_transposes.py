@@ -89,7 +89,7 @@ class _Climb:
         if found.target in TURNS:
             return self._at_turn(found, shaped.dim())
         if not self.reading.read_once(node):
-            raise _Refused(f"{node.name} is read elsewhere too: it would be computed in both orders.")
+            raise _Refused(self.reading.shared(node))
         if found.target is aten.clone.default:
             self.copies += 1
             return self.above(found.args[0], depth + 1)

@@ -66,7 +66,7 @@ def root_below(call: Call, node: fx.Node, reading: Reading) -> Answer:
     if inner is None or one_dtype(node, call.args[0], inner.args[0]) is None:
         return None
     if not reading.read_once(call.args[0]):
-        return No(f"{reading.source(call.args[0]).name} is read elsewhere too, so nothing would be saved.")
+        return No(reading.shared(call.args[0]))
     return Call(aten.rsqrt.default, (inner.args[0],))
 
 
@@ -79,7 +79,7 @@ def times_reciprocal(call: Call, node: fx.Node, reading: Reading) -> Answer:
         if inner is None or not isinstance(x, fx.Node) or one_dtype(node, x, y, inner.args[0]) is None:
             continue
         if not reading.read_once(y):
-            return No(f"{reading.source(y).name} is read elsewhere too, so nothing would be saved.")
+            return No(reading.shared(y))
         return Call(aten.div.Tensor, (x, inner.args[0]))
     return None
 

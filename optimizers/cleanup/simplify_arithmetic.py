@@ -191,7 +191,7 @@ def limits(call: Call, node: fx.Node, reading: Reading) -> Answer:
     if inner is None or bounds is None or within is None or one_dtype(node, call.args[0], inner.args[0]) is None:
         return None
     if not reading.read_once(call.args[0]):
-        return No(f"{reading.source(call.args[0]).name} is read elsewhere too, so nothing would be saved.")
+        return No(reading.shared(call.args[0]))
     (low, high), (a, b) = bounds, within
     if low > high or a > b:
         return No("A lower limit is above the upper one: every element becomes the upper.")

@@ -77,7 +77,7 @@ def _one(node: fx.Node, reading: Reading, middle: fx.Node, x: fx.Node, given: tu
     if dtype is None or dtype.is_complex or dtype is torch.bool:
         return No("The dtype changes between the two operations, so the constants are not of one kind.")
     if not reading.read_once(middle):
-        return No(f"{reading.source(middle).name} is read elsewhere too, so nothing would be saved.")
+        return No(reading.shared(middle))
     if not dtype.is_floating_point:
         whole = rounded(_wrapped(int(constant), dtype), dtype) if all(isinstance(each, int) for each in (*given, constant)) else None
         return None if whole is None else Call(target, (x, whole))

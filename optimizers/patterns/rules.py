@@ -96,10 +96,16 @@ class Reading:
         """Has the node one reader only? Then it goes when that one no longer needs it."""
         return self._count(self.source(node)) == 1
 
+    def shared(self, node: fx.Node) -> str:
+        """Why a node with several readers has to stay."""
+        node = self.source(node)
+        if all(user.users or user.op == "output" for user in node.users):
+            return f"{node.name} is read elsewhere too, so it would be computed all the same."
+        return f"{node.name} is read by dead code too, such as a check of its dtype: remove-dead-code first."
+
     def _count(self, node: fx.Node) -> int:
         if node not in self._readers:
-            # What an earlier rewrite left without readers stands until the step ends; it reads nothing any more.
-            self._readers[node] = sum(bool(user.users) or user.op == "output" for user in node.users)
+            self._readers[node] = sum(not _is_left_over(user) for user in node.users)
         return self._readers[node]
 
     def replace(self, node: fx.Node, answer: Answer) -> None:
@@ -109,6 +115,13 @@ class Reading:
             self._becomes[node] = new
         elif isinstance(answer, Call):
             self._becomes[node] = answer
+
+
+def _is_left_over(node: fx.Node, depth: int = 8) -> bool:
+    """Did an earlier rewrite of this step put something in the node's place, or in that of all its readers? It stands until the step ends."""
+    if node.meta.get("replaced_in") == id(node.graph):
+        return True
+    return bool(node.users) and depth > 0 and all(_is_left_over(user, depth - 1) for user in node.users)
 
 
 Rule = Callable[[Call, fx.Node, Reading], Answer]
@@ -196,11 +209,13 @@ def rewrite_by(gm: fx.GraphModule, match: Match, index: Index, any_layout: bool 
         gm.graph.erase_node(node)
     elif isinstance(answer, Same) and answer.node is not node:
         node.replace_all_uses_with(answer.node)
+        node.meta["replaced_in"] = id(node.graph)
     elif isinstance(answer, Call):
         with gm.graph.inserting_before(node):
             new = build(gm, answer)
         if _fits(new.meta["val"], node.meta["val"], any_layout):
             node.replace_all_uses_with(new)
+            node.meta["replaced_in"] = id(node.graph)
 
 
 def _fits(new: object, old: object, any_layout: bool) -> bool:
