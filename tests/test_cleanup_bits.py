@@ -123,8 +123,8 @@ def check(program: Program, names: list[str], seed: int) -> int:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_no_bit_moves_in_random_programs(dtype: torch.dtype) -> None:
     found = 0
-    for seed in range(12):
+    for seed in range(4):
         names = [each.name for each in EXACT]
         random.Random(seed).shuffle(names)
         found += check(program_for(dtype, 100 * seed), names, seed)
-    assert found > 12  # else the programs would have nothing in them
+    assert found > 8  # else the programs would have nothing in them
