@@ -21,8 +21,10 @@ def call(gm: fx.GraphModule, target: object, *args: object, **kwargs: object) ->
     """A new node, at the graph's insertion point, with its fake value, since later parts of a rewrite look at shapes and strides."""
     node = gm.graph.call_function(target, args, kwargs)  # type: ignore[arg-type]
     real_args, real_kwargs = fx.map_arg((args, kwargs), lambda read: read.meta["val"])  # type: ignore[misc]
-    mode = next(value.fake_mode for value in _fakes((real_args, real_kwargs)))
-    with mode, torch.no_grad():
+    read = next(_fakes((real_args, real_kwargs)), None)  # what makes a tensor of numbers reads none
+    if read is None:
+        read = next(fake for each in gm.graph.nodes for fake in _fakes(each.meta.get("val")))
+    with read.fake_mode, torch.no_grad():
         node.meta["val"] = target(*real_args, **real_kwargs)  # type: ignore[operator]
     return node
 

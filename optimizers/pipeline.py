@@ -230,7 +230,8 @@ def _propagate(gm: fx.GraphModule, fresh: set[fx.Node]) -> None:
 
 def _fake_value(gm: fx.GraphModule, node: fx.Node) -> object:
     if node.op == "get_attr":
-        return torch.empty_like(getattr(gm, str(node.target)), device=getattr(gm, str(node.target)).device)
+        held = getattr(gm, str(node.target))  # a real tensor, which a fake mode may refuse to look at
+        return torch.empty_strided(held.shape, held.stride(), dtype=held.dtype, device=held.device)
     try:
         return _call(node)
     except (RuntimeError, ValueError):
