@@ -26,7 +26,7 @@ from collections.abc import Collection, Hashable, Iterator
 import torch
 from torch import Tensor, fx, nn
 
-from optimizers.base import Example, Match, Miss, Optimization, value_of
+from optimizers.base import Example, Match, Miss, Optimization
 from optimizers.editing import prepare, weights_that_stand_still
 from optimizers.patterns.convolution import Convolution, read_convolution
 from optimizers.patterns.linear import value_numbers

@@ -145,8 +145,9 @@ def rewrite(gm: fx.GraphModule, match: Match) -> None:
     shared = _operands(group[0], side)[0]
     whole = concatenation([_operands(one, side)[1] for one in group], dim, still)
     biases = [one.bias for one in group]
-    needs = [shared, *whole.needs, *behind_weights([bias for bias in biases if bias in still])[0]]
-    needs += [bias for bias in biases if bias is not None and bias not in still]
+    given = [bias for bias in biases if bias is not None]
+    needs = [shared, *whole.needs, *behind_weights([bias for bias in given if bias in still])[0]]
+    needs += [bias for bias in given if bias not in still]
     first, last = group[0].node, max(needs)
     if last > first and depends_on_another(match.nodes):
         return  # an earlier match has tied them

@@ -66,7 +66,7 @@ def permutation(node: fx.Node) -> tuple[int, ...]:
         return tuple(dim % rank for dim in node.args[1])  # type: ignore[union-attr, operator]
     if node.target is aten.t.default:
         return tuple(reversed(order))
-    one, two = node.args[1] % rank, node.args[2] % rank  # type: ignore[operator]
+    one, two = (int(dim) % rank for dim in node.args[1:3])  # type: ignore[arg-type]
     order[one], order[two] = order[two], order[one]
     return tuple(order)
 
