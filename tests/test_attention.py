@@ -128,7 +128,7 @@ REFUSED = {
     "heads mixed": (Case(form.heads_mixed), "does not sum over the keys"),
     "over the queries": (Case(form.weights_normalized_over_queries), "does not sum over the keys"),
     "fill of -5": (Case(form.hidden_too_little), "not low enough to hide"),
-    "scale that is an input": (Case(form.scaled_by_an_input, others=lambda: mask()), "which the kernel cannot do"),
+    "scale that is an input": (Case(form.scaled_by_an_input, others=lambda: (torch.rand(()) + 1,)), "which the kernel cannot do"),
     "no product": (Case(form.classes), "which the kernel cannot do"),
     "no keys": (Case(form.plain, FIRST, (BATCH, HEADS, 0, WIDTH)), "empty"),
 }

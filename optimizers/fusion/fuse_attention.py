@@ -36,6 +36,7 @@ from optimizers.record import Claim
 
 aten = torch.ops.aten
 VIEWS = (aten.view.default, aten._unsafe_view.default)
+NEIGHBOURS = 1_000  # nodes around a match that are looked at for what is left over
 
 
 def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
@@ -56,7 +57,7 @@ def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
         sizes = found.scores.sizes
         rows, columns = sizes[found.scores.queries], sizes[found.scores.keys]
         note = f"{rows} queries × {columns} keys, {len(nodes)} nodes, kernel: {kernel.name}"
-        yield Match(node, tuple(dict.fromkeys(nodes)), None, note)
+        yield Match(node, tuple(dict.fromkeys(nodes)), dead, note)
 
 
 def _dead(graph: fx.Graph) -> set[fx.Node]:
@@ -85,7 +86,7 @@ def _checked(found: Attention) -> Kernel:
 def rewrite(gm: fx.GraphModule, match: Match) -> None:
     """Puts the kernel, and its backward, in the place of the nodes."""
     try:
-        found = read(match.anchor, _dead(gm.graph))  # anew, since an earlier match may have changed what stands around it
+        found = read(match.anchor, match.data)  # anew, since an earlier match may have changed what stands around it
         kernel = _checked(found) if found else None
     except NotAttention:
         return
@@ -212,10 +213,15 @@ def _take_over(gm: fx.GraphModule, product: fx.Node, whole: fx.Node, turned: boo
 def _erase(gm: fx.GraphModule, found: Attention) -> None:
     """Removes what the kernel took the place of, dropout too: left alone, it would go on drawing."""
     drawn = [user for user in found.dropout.users if user.target is operator.getitem] if found.dropout else []
-    nodes = {*found.nodes, *found.idle, *drawn, *(found.backward.nodes if found.backward else [])}
-    views = {user for node in nodes for user in node.users if user.target in VIEWS and not user.users}
-    for node in sorted(nodes | views, reverse=True):
-        if not node.users and not node._erased:
+    nodes = dict.fromkeys((*found.nodes, *found.idle, *drawn, *(found.backward.nodes if found.backward else [])))
+    queue = list(nodes)
+    while queue and len(nodes) < NEIGHBOURS:  # what only read them, such as a view that was replaced
+        for user in queue.pop().users:
+            if user not in nodes and user.op == "call_function":
+                nodes[user] = None
+                queue.append(user)
+    for node in sorted(nodes, reverse=True):
+        if not node.users:
             gm.graph.erase_node(node)
 
 
@@ -239,6 +245,10 @@ def _with_weights(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Te
     return weights @ value, weights
 
 
+def _capped(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return (30 * torch.tanh(query @ key.transpose(-1, -2) / 30)).softmax(-1) @ value
+
+
 def _one() -> tuple[Tensor]:
     return (torch.randn(2, 16, 32),)
 
@@ -254,11 +264,15 @@ OPTIMIZATION = Optimization(
     rewrite=rewrite,
     # Backward computes the scores again: operations rise in training.
     claim=Claim(launches="any", flops="any", bytes_moved="lower", peak_bytes="any"),
-    examples=(Example(_ByHand, _one, matches=1), Example(_ByHand, _one, "training", matches=1)),
+    examples=(
+        Example(_ByHand, _one, matches=1),
+        Example(_ByHand, _one, "training", matches=1),
+        Example(lambda: _ByHand(0.5), _one, "training", matches=1),
+    ),
     refusals=(
-        Example(lambda: _ByHand(0.5), _one, "training", reason="other random numbers"),
+        Example(lambda: Function(_capped), _three, reason="which the kernel cannot do"),
         Example(lambda: Function(_with_weights), _three, reason="output of the graph"),
-        Example(lambda: Function(lambda x: x.softmax(-1)), lambda: (torch.randn(2, 8),), reason="batch, heads"),
+        Example(lambda: Function(lambda x: x.softmax(-1)), lambda: (torch.randn(2, 8),), reason="No product of queries and keys"),
     ),
     exactness="rounding",
 )

@@ -83,6 +83,8 @@ def read(node: fx.Node, dead: Collection[fx.Node]) -> Attention | None:
         return None
     if any(not isinstance(size, int) for size in shape(node)):
         raise NotAttention("Its sizes are symbols, and the kernel's operands would need numbers.")
+    if 0 in shape(node):
+        raise NotAttention("A dimension is empty: there is nothing to compute.")
     scores = read_scores(softmax, dead)
     shown = _spread(softmax, scores, dead)
     forward, gradient, value_products = _readers(shown)

@@ -24,6 +24,8 @@ from optimizers.patterns.attention_products import (
 from optimizers.patterns.attention_scores import FILLS, Scores, number_of, same_condition, scale_of
 
 aten = torch.ops.aten
+# Operators that take only shape and dtype of their operand: in-place addition leaves them in backward.
+SHAPED = (aten.new_empty_strided.default, aten.new_empty.default, aten.empty_like.default)
 
 
 @dataclass
@@ -133,10 +135,10 @@ def _down(softmax: fx.Node, scores: Scores, dead: Collection[fx.Node]) -> tuple[
         node = queue.pop()
         axes, factor = reached[node]
         for user in node.users:
-            if not is_live(user, dead):
+            if not is_live(user, dead) or user.target in SHAPED or (user.target is aten.copy.default and user.args[1] is not node):
                 continue
             scale = scale_of(user)
-            moved = through(user, axes) if user.target in MOVES else None
+            moved = axes if user.target is aten.copy.default else through(user, axes) if user.target in MOVES else None
             if moved is not None:
                 reached[user] = (moved, factor)
             elif scale is not None and user.args[0] is node:

@@ -167,7 +167,7 @@ def _path(softmax: Softmax, dead: Collection[fx.Node]) -> list[fx.Node]:
         allowed.add(node)
         if product(node) is not None:
             return path
-        if len(path) > REACH or node.op != "call_function":
+        if len(path) > REACH or node.op != "call_function" or not any(isinstance(read, fx.Node) for read in node.args):
             raise NotAttention("No product of queries and keys stands before it.")
         node = _before(node)
 
