@@ -28,7 +28,8 @@ from torch import Tensor, fx, nn
 
 from optimizers.base import Example, Function, Match, Miss, Optimization, value_of
 from optimizers.patterns.attention import Attention, read
-from optimizers.patterns.attention_axes import SAME, SHAPES, shape
+from optimizers.patterns.attention_axes import before_joining, shape
+from optimizers.patterns.attention_gain import check_bytes, check_symbols, operand_sizes
 from optimizers.patterns.attention_kernels import Kernel, Operands, backward, choose, forward, padded_for_gpu, part
 from optimizers.patterns.attention_masks import Layout, build_mask, call, viewed
 from optimizers.patterns.attention_products import NotAttention, peeled
@@ -80,6 +81,8 @@ def _checked(found: Attention) -> Kernel:
     layout = Layout(found.scores)
     if any(layout.order(axes) is None for axes in (found.scores.axes, *(masking.axes for masking in found.scores.maskings))):
         raise NotAttention("Its mask cuts the batch, the heads or the keys at other places than the scores.")
+    check_symbols(found, layout)
+    check_bytes(found, layout, kernel)
     return kernel
 
 
@@ -116,15 +119,11 @@ def _draw(gm: fx.GraphModule, found: Attention, layout: Layout) -> fx.Node:
 def _operands(gm: fx.GraphModule, found: Attention, layout: Layout, kernel: Kernel, keep: fx.Node | None) -> Operands:
     """Query, key and value as the kernel wants them."""
     scores, product = found.scores, found.scores.product
-    batch, heads, rows, columns = layout.sizes
-    first, second = (rows, columns) if scores.queries == "R" else (columns, rows)
-    inner = shape(product.left)[-1]
-    left = _four(gm, product.left, (batch, heads, first, inner))
-    right = _turned(gm, _four(gm, product.right, (batch, heads, inner, second)))
+    of_left, of_right, of_value = operand_sizes(found, layout)
+    left = _four(gm, product.left, of_left)
+    right = _turned(gm, _four(gm, product.right, of_right))
     query, key = (left, right) if scores.queries == "R" else (right, left)
-    width = shape(found.values)[-2 if found.values_first else -1]
-    sizes = (batch, heads, width, columns) if found.values_first else (batch, heads, columns, width)
-    value = _four(gm, found.values, sizes)
+    value = _four(gm, found.values, of_value)
     value = _turned(gm, value) if found.values_first else value
     mask = build_mask(gm, scores, layout, kernel.dtype, value_of(query).device)
     if mask is not None and kernel.name == "memory-efficient":
@@ -135,13 +134,8 @@ def _operands(gm: fx.GraphModule, found: Attention, layout: Layout, kernel: Kern
 
 
 def _four(gm: fx.GraphModule, node: fx.Node, sizes: tuple[int, ...]) -> fx.Node:
-    """An operand as it was before batch and heads were joined (often with a copy), or a view of it."""
-    best, above = None, node
-    while True:
-        best = above if shape(above) == sizes else best
-        if above.target not in SAME and above.target not in SHAPES:
-            return best if best is not None else viewed(gm, node, sizes)
-        above = above.args[0]  # type: ignore[assignment]
+    """An operand in the kernel's four dimensions."""
+    return before_joining(node, sizes) or viewed(gm, node, sizes)
 
 
 def _turned(gm: fx.GraphModule, node: fx.Node) -> fx.Node:

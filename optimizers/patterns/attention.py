@@ -81,8 +81,6 @@ def read(node: fx.Node, dead: Collection[fx.Node]) -> Attention | None:
     softmax = softmax_at(node)
     if softmax is None:
         return None
-    if any(not isinstance(size, int) for size in shape(node)):
-        raise NotAttention("Its sizes are symbols, and the kernel's operands would need numbers.")
     if 0 in shape(node):
         raise NotAttention("A dimension is empty: there is nothing to compute.")
     scores = read_scores(softmax, dead)

@@ -28,9 +28,35 @@ MOVES = frozenset((*SHAPES, *SAME, *CASTS, *PERMUTES))
 
 
 def shape(node: Any) -> tuple[int, ...]:
-    """The node's shape; empty for what is no tensor."""
+    """The node's shape; empty for what is no tensor. A symbol stands as a large prime of its own, so that sizes which are equal or divide
+    one another do so whatever the symbols are."""
     value = node.meta.get("val") if isinstance(node, fx.Node) else None
-    return tuple(value.shape) if isinstance(value, Tensor) else ()
+    return tuple(map(_number, value.shape)) if isinstance(value, Tensor) else ()
+
+
+def is_symbolic(node: fx.Node) -> bool:
+    """Is a size of the node unknown?"""
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and any(not isinstance(size, int) for size in value.shape)
+
+
+_primes: dict[str, int] = {}
+
+
+def _number(size: Any) -> int:
+    if isinstance(size, int):
+        return size
+    expression = size.node.expr
+    for symbol in sorted(expression.free_symbols, key=str):
+        _primes.setdefault(str(symbol), _next_prime(max(_primes.values(), default=10_006)))
+    return int(expression.subs({symbol: _primes[str(symbol)] for symbol in expression.free_symbols}))
+
+
+def _next_prime(after: int) -> int:
+    number = after + 1
+    while any(number % factor == 0 for factor in range(2, math.isqrt(number) + 1)):
+        number += 1
+    return number
 
 
 def whole(root: str, size: int) -> Dim:
@@ -117,3 +143,13 @@ def divided(dim: Dim, parts: Sequence[Atom]) -> list[Atom]:
         inside = [part for part in parts if part[0] == root and step <= part[1] < step * size]
         found += sorted(inside, key=lambda part: -part[1])
     return found
+
+
+def before_joining(node: fx.Node, sizes: tuple[int, ...]) -> fx.Node | None:
+    """The operand of a product as it had these sizes, before batch and heads were joined (often with a copy); None when it never had."""
+    best = None
+    while True:
+        best = node if shape(node) == sizes else best
+        if node.target not in SAME and node.target not in SHAPES:
+            return best
+        node = node.args[0]  # type: ignore[assignment]

@@ -31,6 +31,11 @@ def viewed(gm: fx.GraphModule, node: fx.Node, sizes: Sequence[int]) -> fx.Node:
     """The same elements in another shape, copied only where a view cannot show them."""
     if shape(node) == tuple(sizes):
         return node
+    lacking = len(sizes) - len(shape(node))
+    if lacking > 0 and tuple(sizes) == (1,) * lacking + shape(node):
+        for _ in range(lacking):
+            node = call(gm, aten.unsqueeze.default, node, 0)
+        return node
     try:
         return call(gm, aten.view.default, node, list(sizes))
     except (RuntimeError, ValueError):

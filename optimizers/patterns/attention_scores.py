@@ -133,7 +133,7 @@ def read_scores(softmax: Softmax, dead: Collection[fx.Node]) -> Scores:
     for node in reversed(path[:-1]):
         masking = _masking(node)
         if masking is not None:
-            maskings.append(Masking(node, *masking[:1], axes, *masking[1:]))  # type: ignore[arg-type]
+            maskings.append(Masking(node, unexpanded(masking[0]), axes, *masking[1:]))
         elif (scale := scale_of(node)) is not None:
             factor *= scale
             maskings = [_scaled(masking, scale) for masking in maskings]
@@ -277,6 +277,14 @@ def _masking(node: fx.Node) -> tuple[fx.Node, float, float | None, bool] | None:
     return mask, 1.0, fill, when
 
 
+def unexpanded(node: fx.Node) -> fx.Node:
+    """A mask before it was repeated: the kernel repeats it by itself."""
+    while node.target is aten.expand.default:
+        node = node.args[0]  # type: ignore[assignment]
+    return node
+
+
 def same_condition(one: Any, other: Any) -> bool:
     """Are two conditions one?"""
-    return peeled(one) == peeled(other)
+    base, turned = peeled(unexpanded(one))
+    return (unexpanded(base), turned) == (unexpanded(peeled(other)[0]), peeled(other)[1])
