@@ -57,7 +57,8 @@ def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
         nodes = [*found.nodes, *(found.backward.nodes if found.backward else []), *found.idle]
         sizes = found.scores.sizes
         rows, columns = sizes[found.scores.queries], sizes[found.scores.keys]
-        note = f"{rows} queries × {columns} keys, {len(nodes)} nodes, kernel: {kernel.name}"
+        masked = ", causal" if kernel.causal else ""
+        note = f"{rows} queries × {columns} keys, {len(nodes)} nodes, kernel: {kernel.name}{masked}"
         yield Match(node, tuple(dict.fromkeys(nodes)), dead, note)
 
 
@@ -125,7 +126,7 @@ def _operands(gm: fx.GraphModule, found: Attention, layout: Layout, kernel: Kern
     query, key = (left, right) if scores.queries == "R" else (right, left)
     value = _four(gm, found.values, of_value)
     value = _turned(gm, value) if found.values_first else value
-    mask = build_mask(gm, scores, layout, kernel.dtype, value_of(query).device)
+    mask = None if kernel.causal else build_mask(gm, scores, layout, kernel.dtype, value_of(query).device)
     if mask is not None and kernel.name == "memory-efficient":
         mask = padded_for_gpu(gm, mask, layout.sizes, kernel.dtype)
     p = float(found.dropout.args[1]) if found.dropout else 0.0  # type: ignore[arg-type]

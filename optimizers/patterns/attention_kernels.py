@@ -12,6 +12,7 @@ from torch import fx
 import graphs.blockwise_attention  # noqa: F401  # registers the operators
 from optimizers.patterns.attention import Attention
 from optimizers.patterns.attention_axes import shape
+from optimizers.patterns.attention_causal import is_causal
 from optimizers.patterns.attention_masks import call
 from optimizers.patterns.attention_products import NotAttention
 
@@ -21,10 +22,11 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class Kernel:
-    """`name` is what it is called in a note; the dtype is that of its operands."""
+    """`name` is what it is called in a note; the dtype is that of its operands; a causal one makes the mask by itself."""
 
     name: str
     dtype: torch.dtype
+    causal: bool = False
 
 
 @dataclass
@@ -67,24 +69,25 @@ def choose(found: Attention) -> Kernel:
     learned = found.backward is not None and found.backward.read_outside
     if device.type == "cpu":
         plain = found.dropout is None and not learned and inner == width
-        return Kernel("flash, for CPUs" if plain else "block by block", dtype)
+        return Kernel("flash, for CPUs", dtype, is_causal(found.scores)) if plain else Kernel("block by block", dtype)
     if device.type != "cuda":
         raise NotAttention(f"No kernel is known for the device {device.type}.")
-    return _on_gpu(found, dtype, inner, width)
+    return _on_gpu(found, dtype, inner, width, learned)
 
 
-def _on_gpu(found: Attention, dtype: torch.dtype, inner: int, width: int) -> Kernel:
+def _on_gpu(found: Attention, dtype: torch.dtype, inner: int, width: int, learned: bool) -> Kernel:
     """FlashAttention for 16-bit floats without a mask, the memory-efficient kernel for the rest."""
     if found.dropout is not None:
         raise NotAttention("Dropout acts on the probabilities, and the GPU's kernel would draw other random numbers.")
     if dtype is torch.float64:
         raise NotAttention("The GPU's kernels do not compute in float64.")
-    if dtype is not torch.float32 and not found.scores.maskings and inner == width and inner % 8 == 0 and inner <= 256:
-        return Kernel("flash", dtype)
+    causal = not learned and is_causal(found.scores)
+    if dtype is not torch.float32 and (causal or not found.scores.maskings) and inner == width and inner % 8 == 0 and inner <= 256:
+        return Kernel("flash", dtype, causal)
     step = 4 if dtype is torch.float32 else 8
     if inner % step or width % step:
         raise NotAttention(f"The GPU's kernel needs a width per head that is a multiple of {step}, and here it is {inner} and {width}.")
-    return Kernel("memory-efficient", dtype)
+    return Kernel("memory-efficient", dtype, causal)
 
 
 def forward(gm: fx.GraphModule, kernel: Kernel, given: Operands, training: bool) -> fx.Node:
@@ -95,11 +98,11 @@ def forward(gm: fx.GraphModule, kernel: Kernel, given: Operands, training: bool)
         return call(gm, target, *three, given.mask, given.keep, given.p, given.scale)
     if kernel.name == "flash, for CPUs":
         target = aten._scaled_dot_product_flash_attention_for_cpu.default
-        return call(gm, target, *three, 0.0, False, attn_mask=given.mask, scale=given.scale)
+        return call(gm, target, *three, 0.0, kernel.causal, attn_mask=given.mask, scale=given.scale)
     if kernel.name == "flash":
-        return call(gm, aten._scaled_dot_product_flash_attention.default, *three, 0.0, False, False, scale=given.scale)
+        return call(gm, aten._scaled_dot_product_flash_attention.default, *three, 0.0, kernel.causal, False, scale=given.scale)
     target = aten._scaled_dot_product_efficient_attention.default
-    return call(gm, target, *three, given.mask, training, 0.0, False, scale=given.scale)
+    return call(gm, target, *three, given.mask, training, 0.0, kernel.causal, scale=given.scale)
 
 
 def backward(
@@ -114,18 +117,18 @@ def backward(
         node = call(gm, target, grad, *three, out, sums, given.mask, given.keep, given.p, given.scale, with_scores)
     elif kernel.name == "flash, for CPUs":
         target = aten._scaled_dot_product_flash_attention_for_cpu_backward.default
-        node = call(gm, target, grad, *three, out, sums, 0.0, False, attn_mask=given.mask, scale=given.scale)
+        node = call(gm, target, grad, *three, out, sums, 0.0, kernel.causal, attn_mask=given.mask, scale=given.scale)
     elif kernel.name == "flash":
         target = aten._scaled_dot_product_flash_attention_backward.default
         more = [None if fused.meta["val"][at] is None else part(gm, fused, at) for at in (2, 3)]
         longest = [fused.meta["val"][at] for at in (4, 5)]
         seeds = [part(gm, fused, at) for at in (6, 7)]
-        node = call(gm, target, grad, *three, out, sums, *more, *longest, 0.0, False, *seeds, scale=given.scale)
+        node = call(gm, target, grad, *three, out, sums, *more, *longest, 0.0, kernel.causal, *seeds, scale=given.scale)
     else:
         target = aten._scaled_dot_product_efficient_attention_backward.default
         seeds = [part(gm, fused, at) for at in (2, 3)]
         wanted = [True, True, True, with_scores]
-        node = call(gm, target, grad, *three, given.mask, out, sums, *seeds, 0.0, wanted, False, scale=given.scale)
+        node = call(gm, target, grad, *three, given.mask, out, sums, *seeds, 0.0, wanted, kernel.causal, scale=given.scale)
     return [part(gm, node, at) for at in range(3)], part(gm, node, 3) if with_scores else None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import fx
@@ -119,9 +118,11 @@ def build_mask(gm: fx.GraphModule, scores: Scores, layout: Layout, dtype: torch.
     Where a number is put in the place of scores, one is added beside which scores vanish: a row of which all is hidden stays uniform.
     """
     found: fx.Node | None = None
+    # On a CPU the kernels take a mask in float32 whatever the operands are; a GPU's is cast to their dtype.
+    low = torch.finfo(torch.float32 if device.type == "cpu" or dtype is torch.float64 else dtype).min
     for masking in scores.maskings:
         mask = layout.into_kernel(gm, masking.mask, masking.axes)
-        found = _added(gm, found, mask, masking, dtype) if masking.fill is None else _filled(gm, found, mask, masking)
+        found = _added(gm, found, mask, masking, dtype) if masking.fill is None else _filled(gm, found, mask, masking, low)
     if found is not None and found.meta["val"].device != device:
         found = call(gm, aten._to_copy.default, found, device=device)
     return found
@@ -135,11 +136,9 @@ def _added(gm: fx.GraphModule, found: fx.Node | None, mask: fx.Node, masking: Ma
     return mask if found is None else call(gm, aten.add.Tensor, found, mask)
 
 
-def _filled(gm: fx.GraphModule, found: fx.Node | None, condition: fx.Node, masking: Masking) -> fx.Node:
+def _filled(gm: fx.GraphModule, found: fx.Node | None, condition: fx.Node, masking: Masking, low: float) -> fx.Node:
     assert masking.fill is not None
-    low: Any = -math.inf
-    if math.isfinite(masking.fill):
-        low = torch.finfo(torch.float32).min
+    low = low if math.isfinite(masking.fill) else -math.inf
     if found is None:
         return call(gm, aten.where.Scalar, condition, *((low, 0.0) if masking.when else (0.0, low)))
     if found.meta["val"].dtype in (torch.float16, torch.bfloat16):

@@ -1,0 +1,93 @@
+"""Proves that a mask is the causal one, by computing it: it must come from constants of the graph alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from graphs.randomness import is_random
+from optimizers.patterns.attention_axes import whole
+from optimizers.patterns.attention_scores import Masking, Scores
+
+NODES = 200  # of the computation of a mask
+ELEMENTS = 1 << 22  # of any tensor in it
+HIDES = -1e30  # a number this low beside any score leaves nothing of it
+
+
+def is_causal(scores: Scores) -> bool:
+    """Does every query see exactly the keys up to its own place, with nothing added to their scores?"""
+    rows, columns = scores.sizes[scores.queries], scores.sizes[scores.keys]
+    if not scores.maskings or rows != columns or rows * columns > ELEMENTS:
+        return False
+    hidden = torch.zeros(rows, columns, dtype=torch.bool)
+    future = torch.ones(rows, columns, dtype=torch.bool).triu(1)
+    for masking in scores.maskings:
+        if masking.axes[-2:] != (whole(scores.queries, rows), whole(scores.keys, columns)):
+            return False
+        found = _hides(masking, rows, columns)
+        if found is None or bool((found & ~future).any()):
+            return False
+        hidden |= found
+    return bool((hidden == future).all())
+
+
+def _hides(masking: Masking, rows: int, columns: int) -> Tensor | None:
+    """Which keys it hides from each query; None when that is not known, differs by head, or is not all that it does."""
+    value = _computed(masking.mask)
+    if value is None or value.dim() > 4:
+        return None
+    each = value.broadcast_to(torch.broadcast_shapes(value.shape, (rows, columns))).reshape(-1, rows, columns)
+    if bool((each != each[:1]).any()):
+        return None
+    if masking.fill is not None:
+        return (each[0] if masking.when else ~each[0]) if value.dtype is torch.bool else None
+    added = each[0].double() * masking.factor
+    hidden = added < HIDES
+    return hidden if bool((hidden | (added == 0)).all()) else None
+
+
+def _computed(node: fx.Node) -> Tensor | None:
+    """The value of a node that depends on no input and draws nothing."""
+    order = _sources(node)
+    if order is None:
+        return None
+    values: dict[fx.Node, Any] = {}
+    with torch.no_grad():
+        for each in order:
+            if each.op == "get_attr":
+                values[each] = getattr(each.graph.owning_module, str(each.target)).detach().cpu()
+                continue
+            args, kwargs = fx.map_arg((each.args, each.kwargs), values.__getitem__)  # type: ignore[misc]
+            if "device" in kwargs:
+                kwargs = {**kwargs, "device": torch.device("cpu")}
+            values[each] = each.target(*args, **kwargs)  # type: ignore[operator]
+    found = values[node]
+    return found if isinstance(found, Tensor) else None
+
+
+def _sources(node: fx.Node) -> list[fx.Node] | None:
+    """All that the node is computed from, in order; None when an input, a draw or too much is among it."""
+    seen, queue = {node}, [node]
+    while queue:
+        each = queue.pop()
+        if len(seen) > NODES or not _is_small_constant(each):
+            return None
+        for read in each.all_input_nodes:
+            if read not in seen:
+                seen.add(read)
+                queue.append(read)
+    return sorted(seen)
+
+
+def _is_small_constant(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    if isinstance(value, Tensor) and any(not isinstance(size, int) for size in value.shape):
+        return False
+    if isinstance(value, Tensor) and value.numel() > ELEMENTS:
+        return False
+    if node.op == "get_attr":
+        held = getattr(node.graph.owning_module, str(node.target), None)
+        return type(held) is Tensor and held.device.type != "meta"
+    return node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload) and not is_random(node)
