@@ -20,6 +20,7 @@ Double `seq`: bytes moved before grow with its square, after in proportion.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterator
 
@@ -30,9 +31,10 @@ from optimizers.base import Example, Function, Match, Miss, Optimization, value_
 from optimizers.patterns.attention import Attention, read
 from optimizers.patterns.attention_axes import before_joining, shape
 from optimizers.patterns.attention_gain import check_bytes, check_symbols, operand_sizes
-from optimizers.patterns.attention_kernels import Kernel, Operands, backward, choose, forward, padded_for_gpu, part
+from optimizers.patterns.attention_kernels import Kernel, Operands, backward, choose, forward, padded_for_gpu, part, ungrouped
 from optimizers.patterns.attention_masks import Layout, build_mask, call, viewed
 from optimizers.patterns.attention_products import NotAttention, peeled
+from optimizers.patterns.attention_scores import scale_of
 from optimizers.record import Claim
 
 aten = torch.ops.aten
@@ -126,6 +128,7 @@ def _operands(gm: fx.GraphModule, found: Attention, layout: Layout, kernel: Kern
     query, key = (left, right) if scores.queries == "R" else (right, left)
     value = _four(gm, found.values, of_value)
     value = _turned(gm, value) if found.values_first else value
+    key, value = ungrouped(kernel, key, value, found.backward is not None)
     mask = None if kernel.causal else build_mask(gm, scores, layout, kernel.dtype, value_of(query).device)
     if mask is not None and kernel.name == "memory-efficient":
         mask = padded_for_gpu(gm, mask, layout.sizes, kernel.dtype)
@@ -175,18 +178,26 @@ def _rewrite_backward(
         grad = _four(gm, back.grad_out, sizes)
         grad = _ready(gm, _turned(gm, grad) if turned else grad, kernel.dtype)
         three, of_scores = backward(gm, kernel, given, fused, grad, back.read_outside)
-        alpha = scores.product.alpha
-        two = [call(gm, aten.mul.Tensor, of, 1 / alpha) if alpha != 1 else of for of in three[:2]]
-        left, right = two if scores.queries == "R" else reversed(two)
+        left, right = three[:2] if scores.queries == "R" else (three[1], three[0])
         if back.left:
-            _take_over(gm, back.left[0], left, back.left[1])
+            _take_over_scaled(gm, back.left[0], left, back.left[1], scores.product.alpha)
         if back.right:
-            _take_over(gm, back.right[0], right, not back.right[1])
+            _take_over_scaled(gm, back.right[0], right, not back.right[1], scores.product.alpha)
         if back.values:
             _take_over(gm, back.values[0], three[2], back.values[1] != found.values_first)
         if of_scores is not None:
             whole = layout.out_of_kernel(gm, of_scores, scores.axes, shape(back.softmax))
             back.softmax.replace_all_uses_with(_cast(gm, whole, value_of(back.softmax).dtype))
+
+
+def _take_over_scaled(gm: fx.GraphModule, product: fx.Node, whole: fx.Node, turned: bool, alpha: float) -> None:
+    """The kernel's gradient has the scale in it that the graph multiplies with afterwards where the product itself had one."""
+    readers = list(product.users)
+    if alpha != 1 and len(readers) == 1 and (scale := scale_of(readers[0])) is not None and math.isclose(scale, alpha, rel_tol=1e-9):
+        product = readers[0]
+    elif alpha != 1:
+        whole = call(gm, aten.mul.Tensor, whole, 1 / alpha)
+    _take_over(gm, product, whole, turned)
 
 
 def _cast(gm: fx.GraphModule, node: fx.Node, dtype: torch.dtype) -> fx.Node:

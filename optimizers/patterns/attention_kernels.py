@@ -11,7 +11,7 @@ from torch import fx
 
 import graphs.blockwise_attention  # noqa: F401  # registers the operators
 from optimizers.patterns.attention import Attention
-from optimizers.patterns.attention_axes import shape
+from optimizers.patterns.attention_axes import VIEWS, shape
 from optimizers.patterns.attention_causal import is_causal
 from optimizers.patterns.attention_masks import call
 from optimizers.patterns.attention_products import NotAttention
@@ -146,3 +146,26 @@ def padded_for_gpu(gm: fx.GraphModule, mask: fx.Node, sizes: Sequence[int], dtyp
     elif mask.meta["val"].stride(-1) != 1:
         mask = call(gm, aten.clone.default, mask, memory_format=torch.contiguous_format)
     return call(gm, aten.expand.default, mask, list(sizes)) if shape(mask) != tuple(sizes) else mask
+
+
+def before_repeating(node: fx.Node) -> fx.Node | None:
+    """Keys or values of grouped heads before they were repeated: [B, G, S, D] for [B, H, S, D]; None when they were not."""
+    if node.target not in VIEWS:
+        return None
+    wide = node.args[0]
+    while wide.target is aten.clone.default:  # type: ignore[union-attr]
+        wide = wide.args[0]  # type: ignore[union-attr]
+    narrow = wide.args[0] if wide.target is aten.expand.default else None  # type: ignore[union-attr]
+    if not isinstance(narrow, fx.Node) or narrow.target is not aten.unsqueeze.default or narrow.args[1] not in (2, -3):
+        return None
+    given, repeated = shape(narrow.args[0]), shape(wide)
+    whole = len(given) == 4 and repeated == (*given[:2], repeated[2], *given[2:])
+    return narrow.args[0] if whole and shape(node) == (given[0], given[1] * repeated[2], *given[2:]) else None  # type: ignore[return-value]
+
+
+def ungrouped(kernel: Kernel, key: fx.Node, value: fx.Node, training: bool) -> tuple[fx.Node, fx.Node]:
+    """The CPU's kernel reads one key and value for the heads of a group by itself. In training their gradients are wanted repeated."""
+    one, other = before_repeating(key), before_repeating(value)
+    if kernel.name != "flash, for CPUs" or training or one is None or other is None or shape(one)[1] != shape(other)[1]:
+        return key, value
+    return one, other

@@ -40,6 +40,8 @@ def product(node: Any) -> Product | None:
     if node.target in (aten.baddbmm.default, aten.addmm.default):
         alpha, beta = (float(node.kwargs.get(name, 1.0)) for name in ("alpha", "beta"))  # type: ignore[arg-type]
         added, left, right = node.args[:3]
+        if not alpha:
+            return None
         return Product(node, left, right, alpha, beta, added if beta else None)  # type: ignore[arg-type]
     return None
 
