@@ -171,13 +171,23 @@ def _blocks(query: Tensor, key: Tensor) -> int:
     return -(-batch // chosen.batch) * -(-heads // chosen.heads) * -(-rows // chosen.rows)
 
 
+def _preparing(*given: Tensor) -> int:
+    """Copies that put rows of all heads one after another, and casts of 16-bit floats."""
+    return sum((not x.is_contiguous()) + (_wide(x) != x.dtype) for x in given)
+
+
 def kernels(query: Tensor, key: Tensor, value: Tensor, mask: Any, keep: Any, *_: Any) -> int:
-    """How many kernels the forward runs: 9 for each block, and what mask and dropout add; 2 before."""
-    return 2 + _blocks(query, key) * (9 + (mask is not None) + (keep is not None))
+    """How many kernels the forward runs: 8 for each block and what mask and dropout add, 2 before, and copies and casts around them."""
+    narrow = _wide(query) != query.dtype
+    blocks = _blocks(query, key) * (8 + (mask is not None) + (keep is not None))
+    return blocks + 2 + _preparing(query, key, value) + narrow
 
 
 def kernels_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Any, sums: Any, mask: Any, keep: Any, p: Any, scale: Any, with_scores: bool
 ) -> int:
-    """How many kernels the backward runs: 10 for each block, and what mask, dropout and the gradient of the mask add; 7 around them."""
-    return 7 + _blocks(query, key) * (10 + (mask is not None) + 2 * (keep is not None) + with_scores)
+    """How many kernels the backward runs: 10 for each block, and what mask, dropout and the gradient of the mask add; 7 and copies and
+    casts around them."""
+    narrow = _wide(query) != query.dtype
+    blocks = _blocks(query, key) * (10 + (mask is not None) + 2 * (keep is not None) + with_scores)
+    return blocks + 7 + _preparing(query, key, value, grad, out) + narrow * (3 + with_scores)

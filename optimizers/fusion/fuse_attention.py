@@ -8,14 +8,21 @@ batch · heads · sequence² numbers for every layer.
 ## What changes
 `scaled_dot_product_attention`'s kernel works block by block on the chip and never writes the matrix (Dao et al. 2022,
 *FlashAttention*, section 3.1). In a training graph its backward takes over too: it keeps one number per row and computes the
-probabilities anew.
+probabilities anew. A mask that constants of the graph prove to be the causal one is left to the kernel, which needs no mask for it.
+
+Dropout on the probabilities stays what it was, draw for draw: the mask that dropout would draw is drawn at its place, one byte per
+number instead of the probabilities and their product with it. Torch's CPU kernel takes no such mask, and gives no gradient for a
+learned one (the position bias of T5), nor values of another width than the keys. There an operator of our own computes a block of
+queries at a time: less memory and fewer bytes, but one kernel for each step on each block, so that launches rise with the sequence.
 
 ## When it does not apply
-When somebody else reads the probabilities or the scores, they must exist. Dropout on the probabilities would draw other random
-numbers. A mask that is learned needs the gradient of the scores. Sums are taken in another order, so results differ by rounding.
+When somebody else reads the probabilities or the scores, they must exist. What stands between product and softmax must be a
+scale, a mask or another layout: a cap by tanh is none of them. A GPU's kernels draw dropout in their own way, so there it is left alone.
+Sums are taken in another order, so results differ by rounding. A row whose keys are all hidden by −∞ is not a number by hand and 0 here.
+A number of −10,000 or less that a mask puts in the place of scores is taken to hide the key.
 
 ## Try it
-Double `seq`: bytes moved before grow with its square, after in proportion.
+Double `seq`: bytes moved before grow with its square, after in proportion. With dropout, compare peak memory and launches.
 """
 
 from __future__ import annotations
@@ -32,7 +39,7 @@ from optimizers.patterns.attention import Attention, read
 from optimizers.patterns.attention_axes import before_joining, shape
 from optimizers.patterns.attention_gain import check_bytes, check_symbols, operand_sizes
 from optimizers.patterns.attention_kernels import Kernel, Operands, backward, choose, forward, padded_for_gpu, part, ungrouped
-from optimizers.patterns.attention_masks import Layout, build_mask, call, viewed
+from optimizers.patterns.attention_masks import Layout, blind_rows, build_mask, call, viewed
 from optimizers.patterns.attention_products import NotAttention, peeled
 from optimizers.patterns.attention_scores import scale_of
 from optimizers.record import Claim
@@ -130,11 +137,15 @@ def _operands(gm: fx.GraphModule, found: Attention, layout: Layout, kernel: Kern
     value = _turned(gm, value) if found.values_first else value
     key, value = ungrouped(kernel, key, value, found.backward is not None)
     mask = None if kernel.causal else build_mask(gm, scores, layout, kernel.dtype, value_of(query).device)
+    p = float(found.dropout.args[1]) if found.dropout else 0.0  # type: ignore[arg-type]
+    blind = None if kernel.causal or not found.backward else blind_rows(gm, scores, layout)
+    if blind is not None and mask is not None:
+        mask = call(gm, aten.masked_fill.Scalar, mask, blind, 0.0)
+        query = call(gm, aten.masked_fill.Scalar, query, blind, 0.0)
     if mask is not None and kernel.name == "memory-efficient":
         mask = padded_for_gpu(gm, mask, layout.sizes, kernel.dtype)
-    p = float(found.dropout.args[1]) if found.dropout else 0.0  # type: ignore[arg-type]
     three = [_ready(gm, node, kernel.dtype) for node in (query, key, value)]
-    return Operands(*three, mask, keep, p, scores.scale)
+    return Operands(*three, mask, keep, p, scores.scale, blind)
 
 
 def _four(gm: fx.GraphModule, node: fx.Node, sizes: tuple[int, ...]) -> fx.Node:
@@ -178,6 +189,8 @@ def _rewrite_backward(
         grad = _four(gm, back.grad_out, sizes)
         grad = _ready(gm, _turned(gm, grad) if turned else grad, kernel.dtype)
         three, of_scores = backward(gm, kernel, given, fused, grad, back.read_outside)
+        if given.blind is not None:
+            three = [call(gm, aten.masked_fill.Scalar, three[0], given.blind, 0.0), *three[1:]]
         left, right = three[:2] if scores.queries == "R" else (three[1], three[0])
         if back.left:
             _take_over_scaled(gm, back.left[0], left, back.left[1], scores.product.alpha)
@@ -268,7 +281,7 @@ OPTIMIZATION = Optimization(
     summary="One kernel for scores, softmax and weighted sum; the matrix of scores is never written.",
     find=find,
     rewrite=rewrite,
-    # Backward computes the scores again: operations rise in training.
+    # Backward computes the scores again: operations rise in training. Our own operator runs several kernels for each block.
     claim=Claim(launches="any", flops="any", bytes_moved="lower", peak_bytes="any"),
     examples=(
         Example(_ByHand, _one, matches=1),

@@ -31,7 +31,7 @@ class Kernel:
 
 @dataclass
 class Operands:
-    """Query, key and value [B, H, S, D], the mask to add, and what dropout keeps."""
+    """Query, key and value [B, H, S, D], the mask to add, what dropout keeps, and queries that see no key [B, H, Sq, 1]."""
 
     query: fx.Node
     key: fx.Node
@@ -40,6 +40,7 @@ class Operands:
     keep: fx.Node | None
     p: float
     scale: float
+    blind: fx.Node | None = None
 
 
 def part(gm: fx.GraphModule, node: fx.Node, index: int) -> fx.Node:

@@ -10,6 +10,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
 
 from optimizers.patterns.attention_axes import Atom, Axes, cut, divided, joined, shape
+from optimizers.patterns.attention_causal import shows_a_key
 from optimizers.patterns.attention_scores import Masking, Scores
 
 aten = torch.ops.aten
@@ -146,3 +147,19 @@ def _filled(gm: fx.GraphModule, found: fx.Node | None, condition: fx.Node, maski
     if masking.when:
         return call(gm, aten.where.ScalarSelf, condition, low, found)
     return call(gm, aten.where.ScalarOther, condition, found, low)
+
+
+def blind_rows(gm: fx.GraphModule, scores: Scores, layout: Layout) -> fx.Node | None:
+    """Queries all of whose scores were replaced by a number, [B, H, queries, 1] or broadcast to it; None where none can be.
+
+    Such a row is uniform, and its scores have no gradient. The kernel, which only adds numbers, is told so by a query and a mask of 0.
+    """
+    found: fx.Node | None = None
+    for masking in scores.maskings:
+        if masking.fill is None or not math.isfinite(masking.fill) or shows_a_key(masking, scores):
+            continue
+        condition = layout.into_kernel(gm, masking.mask, masking.axes)
+        condition = condition if masking.when else call(gm, aten.logical_not.default, condition)
+        rows = call(gm, aten.all.dim, condition, -1, True)
+        found = rows if found is None else call(gm, aten.logical_or.default, found, rows)
+    return found
