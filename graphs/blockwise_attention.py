@@ -159,7 +159,17 @@ def _(query: Tensor, key: Tensor, value: Tensor, mask: Any, keep: Any, p: float,
 
 @blockwise_attention_backward.register_fake
 def _(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Any, sums: Any, mask: Any, keep: Any, p: float, scale: float, with_scores: bool
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Any,
+    sums: Any,
+    mask: Any,
+    keep: Any,
+    p: float,
+    scale: float,
+    with_scores: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     scores = query.new_empty(*query.shape[:3], key.shape[2]) if with_scores else query.new_empty(0)
     return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape), scores
@@ -184,7 +194,17 @@ def kernels(query: Tensor, key: Tensor, value: Tensor, mask: Any, keep: Any, *_:
 
 
 def kernels_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Any, sums: Any, mask: Any, keep: Any, p: Any, scale: Any, with_scores: bool
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Any,
+    sums: Any,
+    mask: Any,
+    keep: Any,
+    p: Any,
+    scale: Any,
+    with_scores: bool,
 ) -> int:
     """How many kernels the backward runs: 10 for each block, and what mask, dropout and the gradient of the mask add; 7 and copies and
     casts around them."""

@@ -93,7 +93,16 @@ FORMS = {
     "learned mask, heads last": Case(form.heads_last_masked, LAST, learned=(HEADS, 1, ROWS)),
     "learned mask, then scaled": Case(form.mask_scaled_with_the_scores, learned=(ROWS, ROWS)),
 }  # fmt: skip
-CENTRAL = ("scores divided", "mask of batch", "filled where padded", "filled by a tensor", "heads last", "keys repeated", "dropout", "learned mask of heads")
+CENTRAL = (
+    "scores divided",
+    "mask of batch",
+    "filled where padded",
+    "filled by a tensor",
+    "heads last",
+    "keys repeated",
+    "dropout",
+    "learned mask of heads",
+)
 
 
 @pytest.mark.parametrize("mode", ["inference", "training"])

@@ -191,7 +191,9 @@ class Launches(TorchDispatchMode):
 
     count = 0
 
-    def __torch_dispatch__(self, func: object, types: object, args: tuple[object, ...] = (), kwargs: dict[str, object] | None = None) -> object:
+    def __torch_dispatch__(
+        self, func: object, types: object, args: tuple[object, ...] = (), kwargs: dict[str, object] | None = None
+    ) -> object:
         if not is_view(func) and "empty" not in str(func) and func is not torch.ops.aten.promote_types.default:
             self.count += 1
         return func(*args, **(kwargs or {}))  # type: ignore[operator]

@@ -176,9 +176,7 @@ def _ready(gm: fx.GraphModule, node: fx.Node, dtype: torch.dtype) -> fx.Node:
     return node
 
 
-def _rewrite_backward(
-    gm: fx.GraphModule, found: Attention, layout: Layout, kernel: Kernel, given: Operands, fused: fx.Node
-) -> None:
+def _rewrite_backward(gm: fx.GraphModule, found: Attention, layout: Layout, kernel: Kernel, given: Operands, fused: fx.Node) -> None:
     back, scores = found.backward, found.scores
     assert back is not None
     batch, heads, rows, _ = layout.sizes

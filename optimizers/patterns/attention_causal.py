@@ -37,7 +37,12 @@ def shows_a_key(masking: Masking, scores: Scores) -> bool:
     """Do constants of the graph prove that the mask leaves every query a key?"""
     value = _computed(masking.mask)
     keys = whole(scores.keys, scores.sizes[scores.keys])
-    if value is None or value.dtype is not torch.bool or keys not in masking.axes or value.dim() < len(masking.axes) - masking.axes.index(keys):
+    if (
+        value is None
+        or value.dtype is not torch.bool
+        or keys not in masking.axes
+        or value.dim() < len(masking.axes) - masking.axes.index(keys)
+    ):
         return False
     hidden = value if masking.when else ~value
     return not bool(hidden.all(masking.axes.index(keys) - len(masking.axes)).any())

@@ -91,9 +91,7 @@ class Layout:
         if places != sorted(places):
             node = call(gm, aten.permute.default, node, places)
         if any(mixed):
-            full = [
-                part[2] if broken else sizes[part] for group, broken in zip(self.groups, mixed, strict=True) for part in group
-            ]
+            full = [part[2] if broken else sizes[part] for group, broken in zip(self.groups, mixed, strict=True) for part in group]
             node = call(gm, aten.expand.default, node, full)
             wanted = [whole if broken else size for whole, broken, size in zip(self.sizes, mixed, wanted, strict=True)]
         return viewed(gm, node, wanted)

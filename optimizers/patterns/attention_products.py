@@ -58,11 +58,14 @@ def peeled(node: Any) -> Turned:
         rank = len(shape(node))
         if node.target in (aten.detach.default, aten.alias.default):
             pass
-        elif node.target is aten.t.default and rank == 2:
-            turned = not turned
-        elif node.target is aten.transpose.int and {dim % rank for dim in node.args[1:3]} == {rank - 2, rank - 1}:  # type: ignore[operator]
-            turned = not turned
-        elif node.target is aten.permute.default and [dim % rank for dim in node.args[1]] == [*range(rank - 2), rank - 1, rank - 2]:  # type: ignore[union-attr, operator]
+        elif (
+            node.target is aten.t.default
+            and rank == 2
+            or node.target is aten.transpose.int
+            and {dim % rank for dim in node.args[1:3]} == {rank - 2, rank - 1}
+            or node.target is aten.permute.default
+            and [dim % rank for dim in node.args[1]] == [*range(rank - 2), rank - 1, rank - 2]
+        ):
             turned = not turned
         else:
             break
