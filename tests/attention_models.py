@@ -328,6 +328,21 @@ def hidden_too_little(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return (query @ key.mT).masked_fill(hidden, -5.0).softmax(-1) @ value
 
 
+def weights_rounded(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    weights = ((query @ key.mT).softmax(-1)).to(torch.int32).to(value.dtype)
+    return weights @ value
+
+
+def hidden_by_a_scaled_number(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    hidden = torch.ones(ROWS, ROWS, dtype=torch.bool).triu(1)
+    return ((query @ key.mT).masked_fill(hidden, -1e4) / 1000).softmax(-1) @ value
+
+
+def filled_with_nothing(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    hidden = torch.ones(ROWS, ROWS, dtype=torch.bool).triu(1)
+    return (query @ key.mT).masked_fill(hidden, math.nan).softmax(-1) @ value
+
+
 def scaled_by_an_input(query: Tensor, key: Tensor, value: Tensor, warmth: Tensor) -> Tensor:
     return (query @ key.mT / warmth).softmax(-1) @ value
 

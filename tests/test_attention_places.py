@@ -86,7 +86,7 @@ def test_repeated_keys_are_read_unrepeated_in_inference() -> None:
     result = applied(FORMS["keys repeated"].source(), "inference")
     kernel = next(node for node in result.snapshot.nodes if "flash_attention" in node.target)
     by_name = result.snapshot.by_name()
-    assert [by_name[name].shape[1] for name in kernel.inputs] == [4, 2, 2]
+    assert [shape[1] for shape in (by_name[name].shape for name in kernel.inputs) if shape] == [4, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,8 @@ def test_blockwise_attention_is_attention_whatever_the_blocks(block: int, p: flo
         call = (*given, mask, keep, p, 0.4)
         with Launches() as forward:
             out, sums = blockwise.blockwise_attention._init_fn(*call)
-        back = (upper, *given, out, sums, mask, keep, p, 0.4, True)
+        query, key, value = given
+        back = (upper, query, key, value, out, sums, mask, keep, p, 0.4, True)
         with Launches() as backward:
             found = blockwise.blockwise_attention_backward._init_fn(*back)
     torch.testing.assert_close(out, expected)
@@ -230,10 +231,11 @@ def test_dropout_draws_the_same_numbers_for_what_comes_after() -> None:
     program = capture(Case(drawn_after).source(), "training", "cpu").program
     after = apply_optimization(program, snapshot(program), FUSE, {}, None).program
     inputs = program.materialize()
-    draws = [run.run(inputs, 5)[2] for run in (program, after)]
-    assert draws[0] is not None
-    assert draws[0].shape == FIRST
-    assert torch.equal(*draws)
+    one, other = (run.run(inputs, 5)[2] for run in (program, after))
+    assert one is not None
+    assert other is not None
+    assert one.shape == FIRST
+    assert torch.equal(one, other)
 
 
 class Paper(nn.Module):

@@ -19,7 +19,8 @@ queries at a time: less memory and fewer bytes, but one kernel for each step on 
 When somebody else reads the probabilities or the scores, they must exist. What stands between product and softmax must be a
 scale, a mask or another layout: a cap by tanh is none of them. A GPU's kernels draw dropout in their own way, so there it is left alone.
 Sums are taken in another order, so results differ by rounding. A row whose keys are all hidden by −∞ is not a number by hand and 0 here.
-A number of −10,000 or less that a mask puts in the place of scores is taken to hide the key.
+A number of −10,000 or less that a mask puts in the place of scores is taken to hide the key. Infinities and what is not a number in
+queries, keys or values may spread otherwise than by hand, and so may the gradient of a row that an added mask of finite numbers hides whole.
 
 ## Try it
 Double `seq`: bytes moved before grow with its square, after in proportion. With dropout, compare peak memory and launches.
@@ -41,7 +42,7 @@ from optimizers.patterns.attention_gain import check_bytes, check_symbols, opera
 from optimizers.patterns.attention_kernels import Kernel, Operands, backward, choose, forward, padded_for_gpu, part, ungrouped
 from optimizers.patterns.attention_masks import Layout, blind_rows, build_mask, call, viewed
 from optimizers.patterns.attention_products import NotAttention, peeled
-from optimizers.patterns.attention_scores import scale_of
+from optimizers.patterns.attention_scores import SHALLOWEST, scale_of
 from optimizers.record import Claim
 
 aten = torch.ops.aten
@@ -86,8 +87,8 @@ def _checked(found: Attention) -> Kernel:
     fills = {masking.fill for masking in found.scores.maskings if masking.fill is not None}
     if len(fills) > 1:
         raise NotAttention("Two masks put different numbers in the place of scores.")
-    if any(masking.fill is not None and masking.factor < 0 for masking in found.scores.maskings):
-        raise NotAttention("What its mask hides is turned into the largest score by a negative scale.")
+    if any(masking.fill is not None and masking.fill * masking.factor > SHALLOWEST for masking in found.scores.maskings):
+        raise NotAttention("The scale after its mask raises what the mask puts in the place of scores, so that it may not hide a key.")
     layout = Layout(found.scores)
     if any(layout.order(axes) is None for axes in (found.scores.axes, *(masking.axes for masking in found.scores.maskings))):
         raise NotAttention("Its mask cuts the batch, the heads or the keys at other places than the scores.")
@@ -144,8 +145,8 @@ def _operands(gm: fx.GraphModule, found: Attention, layout: Layout, kernel: Kern
         query = call(gm, aten.masked_fill.Scalar, query, blind, 0.0)
     if mask is not None and kernel.name == "memory-efficient":
         mask = padded_for_gpu(gm, mask, layout.sizes, kernel.dtype)
-    three = [_ready(gm, node, kernel.dtype) for node in (query, key, value)]
-    return Operands(*three, mask, keep, p, scores.scale, blind)
+    query, key, value = (_ready(gm, node, kernel.dtype) for node in (query, key, value))
+    return Operands(query, key, value, mask, keep, p, scores.scale, blind)
 
 
 def _four(gm: fx.GraphModule, node: fx.Node, sizes: tuple[int, ...]) -> fx.Node:
@@ -230,7 +231,7 @@ def _take_over(gm: fx.GraphModule, product: fx.Node, whole: fx.Node, turned: boo
 def _erase(gm: fx.GraphModule, found: Attention) -> None:
     """Removes what the kernel took the place of, dropout too: left alone, it would go on drawing."""
     drawn = [user for user in found.dropout.users if user.target is operator.getitem] if found.dropout else []
-    nodes = dict.fromkeys((*found.nodes, *found.idle, *drawn, *(found.backward.nodes if found.backward else [])))
+    nodes: dict[fx.Node, None] = dict.fromkeys((*found.nodes, *found.idle, *drawn, *(found.backward.nodes if found.backward else [])))
     queue = list(nodes)
     while queue and len(nodes) < NEIGHBOURS:  # what only read them, such as a view that was replaced
         for user in queue.pop().users:

@@ -112,7 +112,7 @@ def _spread(softmax: Softmax, scores: Scores, dead: Collection[fx.Node]) -> Prob
             elif user.target in MOVES:
                 axes = through(user, shown.axes[node])
                 if axes is None:
-                    raise NotAttention(f"The probabilities are repeated or cut apart at {user.name}.")
+                    raise NotAttention(f"The probabilities are repeated, cut apart or rounded to integers at {user.name}.")
                 shown.axes[user] = axes
                 if node in shown.dropped:
                     shown.dropped.add(user)

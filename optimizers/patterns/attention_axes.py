@@ -24,6 +24,7 @@ SAME = (aten.clone.default, aten.detach.default, aten.alias.default, aten.lift_f
 CASTS = (aten._to_copy.default,)
 PERMUTES = (aten.transpose.int, aten.permute.default, aten.t.default)
 SHAPES = (*VIEWS, aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default, aten.expand.default)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MOVES = frozenset((*SHAPES, *SAME, *CASTS, *PERMUTES))
 
 
@@ -57,6 +58,11 @@ def _next_prime(after: int) -> int:
     while any(number % factor == 0 for factor in range(2, math.isqrt(number) + 1)):
         number += 1
     return number
+
+
+def places(dims: Any, rank: int) -> list[int]:
+    """Dimensions, one or several, counted from the front."""
+    return [int(dim) % rank for dim in (dims if isinstance(dims, (list, tuple)) else [dims])]
 
 
 def whole(root: str, size: int) -> Dim:
@@ -105,17 +111,19 @@ def regrouped(axes: Axes, sizes: Sequence[int]) -> Axes | None:
 def through(node: fx.Node, axes: Axes) -> Axes | None:
     """The axes of what a moving operator gives, from those of what it is given; None where they cannot be told."""
     target, rank = node.target, len(axes)
-    if target in SAME or target in CASTS:
+    if target in SAME:
         return axes
+    if target in CASTS:
+        return axes if node.meta["val"].dtype in FLOATS else None
     if target is aten.t.default:
         return tuple(reversed(axes))
     if target is aten.transpose.int:
         order = list(range(rank))
-        one, other = (dim % rank for dim in node.args[1:3])  # type: ignore[operator]
+        one, other = (places(dim, rank)[0] for dim in node.args[1:3])
         order[one], order[other] = other, one
         return tuple(axes[dim] for dim in order)
     if target is aten.permute.default:
-        return tuple(axes[dim % rank] for dim in node.args[1])  # type: ignore[union-attr, operator]
+        return tuple(axes[dim] for dim in places(node.args[1], rank))
     if target is aten.expand.default and math.prod(shape(node)) != math.prod(shape(node.args[0])):
         return None
     return regrouped(axes, shape(node)) if target in SHAPES else None

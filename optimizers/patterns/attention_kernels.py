@@ -11,13 +11,12 @@ from torch import fx
 
 import graphs.blockwise_attention  # noqa: F401  # registers the operators
 from optimizers.patterns.attention import Attention
-from optimizers.patterns.attention_axes import VIEWS, shape
+from optimizers.patterns.attention_axes import FLOATS, VIEWS, shape
 from optimizers.patterns.attention_causal import is_causal
 from optimizers.patterns.attention_masks import call
 from optimizers.patterns.attention_products import NotAttention
 
 aten = torch.ops.aten
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)

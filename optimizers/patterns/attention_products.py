@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from optimizers.patterns.attention_axes import shape
+from optimizers.patterns.attention_axes import places, shape
 
 aten = torch.ops.aten
 Turned = tuple[fx.Node, bool]  # a node, and whether its last two dimensions are exchanged
@@ -62,9 +62,9 @@ def peeled(node: Any) -> Turned:
             node.target is aten.t.default
             and rank == 2
             or node.target is aten.transpose.int
-            and {dim % rank for dim in node.args[1:3]} == {rank - 2, rank - 1}
+            and set(places(list(node.args[1:3]), rank)) == {rank - 2, rank - 1}
             or node.target is aten.permute.default
-            and [dim % rank for dim in node.args[1]] == [*range(rank - 2), rank - 1, rank - 2]
+            and places(node.args[1], rank) == [*range(rank - 2), rank - 1, rank - 2]
         ):
             turned = not turned
         else:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from optimizers.patterns.attention_axes import CASTS, MOVES, Axes, shape, through, whole
+from optimizers.patterns.attention_axes import CASTS, MOVES, Axes, places, shape, through, whole
 from optimizers.patterns.attention_products import NotAttention, Product, is_live, peeled, product
 
 aten = torch.ops.aten
@@ -106,9 +106,8 @@ def _over(node: Any, targets: tuple[Any, ...], given: Any) -> tuple[list[fx.Node
         node = node.args[0]
     if not isinstance(node, fx.Node) or node.args[0] is not given or len(node.args) < 2:
         return None
-    dims = node.args[1] if isinstance(node.args[1], (list, tuple)) else [node.args[1]]
-    rank = len(shape(given))
-    dim = dims[0] % rank if len(dims) == 1 else -1
+    dims = places(node.args[1], len(shape(given)))
+    dim = dims[0] if len(dims) == 1 else -1
     kept = passed[0] if passed else node
     wanted = [1 if at == dim else size for at, size in enumerate(shape(given))]
     return ([*passed, node], dim) if dim >= 0 and list(shape(kept)) == wanted else None
@@ -272,7 +271,7 @@ def _masking(node: fx.Node) -> tuple[fx.Node, float, float | None, bool] | None:
         mask, fill, when = node.args[0], number_of(node.args[2 if last else 1]), not last
     if fill is None or not isinstance(mask, fx.Node):
         return None
-    if fill > SHALLOWEST:
+    if not fill <= SHALLOWEST:
         raise NotAttention(f"The mask puts {fill:g} in the place of scores, which is not low enough to hide a key.")
     return mask, 1.0, fill, when
 
