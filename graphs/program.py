@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 
+from graphs.kernels import compile_ahead
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -38,7 +40,7 @@ class Program:
     """A functional ATen graph and what its inputs and outputs mean.
 
     Attributes:
-        gm: the graph; its nodes hold fake tensors in `meta["val"]`.
+        gm: the graph; its nodes hold fake tensors in `meta["val"]`, its placeholders their role in `meta["role"]`.
         inputs, outputs: one spec per placeholder and per output.
         tensors: makes the real inputs by role and target for a seed; called only when the graph is to run.
         mode: inference or training.
@@ -51,6 +53,11 @@ class Program:
     tensors: Callable[[int], Mapping[tuple[str, str], Tensor]] = field(repr=False)
     mode: str
     device: str
+
+    def __post_init__(self) -> None:
+        roles = {spec.node: spec.role for spec in self.inputs}
+        for node in self.gm.graph.find_nodes(op="placeholder"):
+            node.meta["role"] = roles.get(node.name, "")
 
     def clone(self) -> Program:
         """A copy with a graph of its own; parameters live outside the graph and constants are shared."""
@@ -83,6 +90,7 @@ class Program:
 
     def run(self, inputs: Sequence[Tensor], seed: int = 0) -> list[Tensor | None]:
         """Runs the graph on real tensors; random operators start from `seed`. One value per output spec."""
+        compile_ahead(self.gm)
         torch.manual_seed(seed)
         with torch.no_grad():
             values = fx.Interpreter(self.gm).run(*inputs)
