@@ -4,8 +4,9 @@
 A causal mask, position numbers, rotary frequencies: the graph builds them again in every run, though no input takes part.
 
 ## What changes
-Every node that depends on no input is evaluated once; the values that others read become constants of the graph. A value that is one number everywhere, such as `zeros(n, n) - 1`,
-needs no memory: where it is too large to keep, arithmetic is done on the number, and one `full` makes the tensor.
+Every node that depends on no input is evaluated once; the values that others read become constants of the graph. A value that is one
+number everywhere, such as `zeros(n, n) - 1`, needs no memory: where it is too large to keep, arithmetic is done on the number, and one
+`full` makes the tensor.
 
 ## When it does not apply
 Parameters are inputs of the graph: they change between runs, so nothing computed from them is constant. A random draw
