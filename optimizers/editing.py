@@ -136,7 +136,7 @@ def move_readers_behind(first: fx.Node, made: Sequence[fx.Node]) -> None:
 
 def forced_copies(node: fx.Node, value: Tensor) -> list[int]:
     """Bytes of the copies that become necessary when the node gives `value`, of the same shape but with other strides: some views of
-    it, or views of those, may no longer be views."""
+    it, or views of those, may no longer be views. `value` may be on the meta device, which is fastest."""
     copies, queue = [], [(node, value)]
     while queue:
         read, now = queue.pop()

@@ -114,9 +114,12 @@ def _why_not(group: Group, side: str, still: Collection[fx.Node]) -> str:
     parts = [concatenation([_operands(one, side)[1] for one in group], dim, still)]
     if group[0].bias is not None and group[0].bias not in still:
         parts.append(concatenation([one.bias for one in group if one.bias], 0))
-    copies = [size for one, value in zip(group, _values_after(group, dim), strict=True) for size in forced_copies(one.node, value)]
     saved = (len(group) - 1) * read_bytes(_operands(group[0], side)[0])
-    spent = sum(each.bytes for each in parts) + 2 * sum(copies)
+    spent = sum(each.bytes for each in parts)
+    copies = []
+    if spent <= saved:
+        copies = [size for one, value in zip(group, _values_after(group, dim), strict=True) for size in forced_copies(one.node, value)]
+        spent += 2 * sum(copies)
     launches = sum(each.launches for each in parts) + len(copies)
     if spent > saved:
         return (
@@ -133,8 +136,8 @@ def _values_after(group: Group, dim: int) -> tuple[Tensor, ...]:
     values = [value_of(one.node) for one in group]
     shape = list(values[0].shape)
     shape[dim] = sum(value.shape[dim] for value in values)
-    with torch.no_grad():
-        return torch.split(values[0].new_empty(shape), [value.shape[dim] for value in values], dim)
+    whole = torch.empty(shape, dtype=values[0].dtype, device="meta")
+    return torch.split(whole, [value.shape[dim] for value in values], dim)
 
 
 def rewrite(gm: fx.GraphModule, match: Match) -> None:
