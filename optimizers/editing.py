@@ -83,15 +83,16 @@ def behind_weights(weights: Sequence[fx.Node]) -> tuple[list[fx.Node], list[fx.N
     found, queue = set(weights), list(weights)
     while queue:
         node = queue.pop()
-        for read in () if _is_kept(node) else node.all_input_nodes:
+        for read in () if is_kept(node) else node.all_input_nodes:
             if read not in found:
                 found.add(read)
                 queue.append(read)
     order = sorted(found)
-    return [node for node in order if _is_kept(node)], [node for node in order if not _is_kept(node)]
+    return [node for node in order if is_kept(node)], [node for node in order if not is_kept(node)]
 
 
-def _is_kept(node: fx.Node) -> bool:
+def is_kept(node: fx.Node) -> bool:
+    """Of weights: is it held from run to run, and not computed in each?"""
     return node.op != "call_function" or isinstance(node.target, Prepared)
 
 
