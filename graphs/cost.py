@@ -19,6 +19,7 @@ from torch.utils.flop_counter import flop_registry
 
 from graphs.bodies import bodies, kind_of
 from graphs.record import Cost
+from graphs.regions import Prepared, Region
 
 aten = torch.ops.aten
 NOTHING = (
@@ -111,6 +112,8 @@ def cost(node: fx.Node) -> Cost:
     target = node.target
     if node.op != "call_function" or target is operator.getitem or is_view(target):
         return Cost()
+    if isinstance(target, Region):
+        return _of_region(node, target)
     packet = getattr(target, "overloadpacket", target)
     value = node.meta.get("val")
     if bodies(node) and packet not in flop_registry:
@@ -120,6 +123,30 @@ def cost(node: fx.Node) -> Cost:
     read, written = _bytes_read(node, packet, value), value_bytes(value)
     flops, matmul, known = _operations(node, packet, value)
     return Cost(flops, flops if matmul else 0, read, written, KERNELS.get(str(packet), 1), known)
+
+
+def _of_region(node: fx.Node, region: Region) -> Cost:
+    """All operations of the body; of bytes, what it reads from outside and what others read of it. Prepared work is not done in a run."""
+    if isinstance(region, Prepared):
+        return Cost()
+    inner = [cost(each) for each in region.inner]
+    return Cost(
+        flops=sum(each.flops for each in inner),
+        matmul_flops=sum(each.matmul_flops for each in inner),
+        bytes_read=sum(_read_by_body(read) for read in region.body.graph.find_nodes(op="placeholder")),
+        bytes_written=value_bytes(node.meta.get("val")),
+        launches=region.launches,
+        known=all(each.known for each in inner),
+    )
+
+
+def _read_by_body(given: fx.Node) -> int:
+    """Bytes of an operand, or only the rows that are chosen where nothing but a gather reads it."""
+    gathers = [user for user in given.users if getattr(user.target, "overloadpacket", None) in GATHERS and user.all_input_nodes[0] is given]
+    whole = _stored_bytes(given.meta.get("val"))
+    if given.users and len(gathers) == len(given.users):
+        return min(whole, sum(value_bytes(user.meta["val"]) for user in gathers))
+    return whole
 
 
 def _of_stacking(node: fx.Node, value: Any) -> Cost:

@@ -17,7 +17,7 @@ import msgspec
 from graphs.record import NodeRecord
 
 FILLS = ("scan", "map_impl", "associative_scan", "while_loop_stack_output", "flex_attention", "flex_attention_backward")
-RESIDENT_ROLES = ("parameter", "buffer", "input", "seed", "constant")
+RESIDENT_ROLES = ("parameter", "buffer", "input", "seed", "constant", "prepared")
 
 
 class Lifetime(msgspec.Struct, frozen=True):

@@ -38,7 +38,7 @@ class Program:
     """A functional ATen graph and what its inputs and outputs mean.
 
     Attributes:
-        gm: the graph; its nodes hold fake tensors in `meta["val"]`.
+        gm: the graph; its nodes hold fake tensors in `meta["val"]`, its placeholders their role in `meta["role"]`.
         inputs, outputs: one spec per placeholder and per output.
         tensors: makes the real inputs by role and target for a seed; called only when the graph is to run.
         mode: inference or training.
@@ -51,6 +51,11 @@ class Program:
     tensors: Callable[[int], Mapping[tuple[str, str], Tensor]] = field(repr=False)
     mode: str
     device: str
+
+    def __post_init__(self) -> None:
+        roles = {spec.node: spec.role for spec in self.inputs}
+        for node in self.gm.graph.find_nodes(op="placeholder"):
+            node.meta["role"] = roles.get(node.name, "")
 
     def clone(self) -> Program:
         """A copy with a graph of its own; parameters live outside the graph and constants are shared."""

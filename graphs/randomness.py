@@ -6,6 +6,7 @@ import torch
 from torch import fx
 
 from graphs.bodies import bodies
+from graphs.regions import region_of
 
 
 def is_random(node: fx.Node) -> bool:
@@ -13,6 +14,9 @@ def is_random(node: fx.Node) -> bool:
     inner = bodies(node)
     if inner:
         return any(is_random(each) for body in inner for each in body.gm.graph.nodes)
+    region = region_of(node)
+    if region is not None:
+        return any(is_random(each) for each in region.inner)
     if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in node.target.tags:
         return False
     return _dropout_of(node, node.target) != 0.0

@@ -52,7 +52,7 @@ class NodeRecord(msgspec.Struct, frozen=True):
         shape, strides: in elements; empty for scalars and for nodes with several outputs.
         bytes: size of all outputs of the node; a view's size is that of what it shows.
         storage: name of the node that owns the memory; the node itself unless it is a view.
-        role: parameter, buffer, input, seed, activation, gradient, output, constant.
+        role: parameter, buffer, input, seed, activation, gradient, output, constant, prepared (made once from weights).
         inputs: names of the nodes it reads, in order, with repeats (`x + x` reads twice).
         origins: names of the captured nodes that it comes from.
         detail: the arguments that are not nodes, as text.

@@ -21,6 +21,7 @@ from graphs.lifetimes import FILLS, memory_curve
 from graphs.origin import Origin, source_of_trace
 from graphs.program import Program
 from graphs.record import Cost, GraphSnapshot, NodeRecord, Totals
+from graphs.regions import Prepared
 
 
 def snapshot(program: Program) -> GraphSnapshot:
@@ -239,6 +240,8 @@ def _standing_for(node: fx.Node, scope: _Scope, target: str, outer: str) -> Node
 def _role(node: fx.Node, phase: str) -> str:
     if node.op == "get_attr":
         return "constant"
+    if isinstance(node.target, Prepared):
+        return "prepared"
     if node.op == "output":
         return "output"
     return "gradient" if phase == "backward" else "activation"

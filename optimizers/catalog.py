@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from graphs.errors import RequestError
 from optimizers.base import Optimization
 
-KINDS = ("cleanup", "fusion", "memory")
+KINDS = ("cleanup", "algebra", "fusion", "search", "memory")
 
 
 @functools.cache

@@ -117,6 +117,8 @@ def broken_claims(claim: Claim, before: Totals, after: Totals) -> tuple[str, ...
 
 
 def _find(program: Program, optimization: Optimization, parameters: Mapping[str, int]) -> tuple[list[Match], list[Miss]]:
+    if program.mode not in optimization.applies_to:
+        return [], [Miss(program.gm.graph.output_node(), f"It applies to {' and '.join(optimization.applies_to)} only.")]
     found = list(optimization.find(program.gm, **parameters))
     return [f for f in found if isinstance(f, Match)], [f for f in found if isinstance(f, Miss)]
 

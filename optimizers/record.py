@@ -39,7 +39,7 @@ class OptimizationRecord(msgspec.Struct, frozen=True):
     """One entry of the catalog, as shown to the reader.
 
     Attributes:
-        kind: cleanup, fusion or memory: the folder it lives in.
+        kind: cleanup, algebra, fusion, search or memory: the folder it lives in.
         lesson: the module's docstring, Markdown.
         applies_to: the modes (inference, training) in which it can have something to do.
     """

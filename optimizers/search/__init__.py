@@ -1,0 +1,1 @@
+"""Searches over many rewrites, beyond what each gains alone."""

@@ -1,0 +1,80 @@
+"""A part of a graph as one node: extracted, put in place, and weights' work done once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from graphs.capture import capture
+from graphs.program import Program
+from graphs.regions import Prepared, Region, collapse, has_outside_path
+from graphs.snapshot import snapshot
+from optimizers.base import Example, Function
+from optimizers.editing import of_weights_alone, prepare
+
+
+def program_of(model: nn.Module, *inputs: Tensor) -> Program:
+    return capture(Example(lambda: model, lambda: inputs).source(), "inference", "cpu").program
+
+
+def named(gm: fx.GraphModule, *names: str) -> list[fx.Node]:
+    return [node for node in gm.graph.nodes if node.name in names]
+
+
+def test_a_region_computes_what_its_nodes_did_and_readers_before_its_end_move_behind() -> None:
+    def model(x: Tensor) -> Tensor:
+        a = x.sin()
+        b = a.exp()  # reads the region's first node before its last
+        return b + a.cos()
+
+    program = program_of(Function(model), torch.randn(3, 4))
+    inputs = program.materialize()
+    before = program.run(inputs)
+    changed = program.clone()
+    node = collapse(named(changed.gm, "sin", "cos"), lambda body: Region("sin·cos", body))
+    changed.gm.graph.lint()
+    changed.gm.recompile()
+    after = changed.run(inputs)
+    assert torch.equal(before[0], after[0])  # type: ignore[arg-type]
+    assert torch.equal(changed.gm(*inputs)[0], before[0])
+    assert len(node.users) == 2
+    record = snapshot(changed).by_name()[node.name]
+    assert record.target == "region.sin·cos"
+    assert record.origins == ("sin", "cos")
+
+
+def test_a_path_through_the_outside_is_seen() -> None:
+    program = program_of(Function(lambda x: x.sin().exp().cos() + x.sin()), torch.randn(3))
+    assert has_outside_path(named(program.gm, "sin", "cos"))
+    assert not has_outside_path(named(program.gm, "sin", "exp", "cos"))
+    assert not has_outside_path(named(program.gm, "sin", "sin_1"))
+
+
+def test_work_on_weights_is_done_once_until_a_weight_changes() -> None:
+    program = program_of(nn.Linear(4, 4), torch.randn(2, 4))
+    weights = [node for node in of_weights_alone(program.gm) if node.op == "placeholder"]
+    assert len(weights) == 2
+    changed = program.clone()
+    weight = next(node for node in changed.gm.graph.nodes if node.name == weights[0].name)
+    with changed.gm.graph.inserting_after(weight):
+        node = prepare(changed.gm, "doubled", lambda w: w * 2, weight)
+    assert isinstance(node.target, Prepared)
+    value = torch.ones(2)
+    first = node.target.run(value)
+    assert node.target.run(value) is first
+    assert node.target.run(torch.zeros(2)).tolist() == [0.0, 0.0]
+    value.add_(1)
+    assert node.target.run(value).tolist() == [4.0, 4.0]
+    record = next(each for each in snapshot(changed).nodes if each.name == node.name) if node.meta.get("origin") else None
+    assert record is None or record.cost.launches == 0
+
+
+@pytest.mark.parametrize("zero", [0, 3])
+def test_the_order_of_nodes_stays_an_order(zero: int) -> None:
+    program = program_of(Function(lambda x: (x.sin() + x.cos()) * x.exp()), torch.randn(zero))
+    changed = program.clone()
+    collapse(named(changed.gm, "sin", "exp"), lambda body: Region("two", body))
+    changed.gm.graph.lint()
+    inputs = program.materialize()
+    assert torch.equal(changed.run(inputs)[0], program.run(inputs)[0])  # type: ignore[arg-type]
