@@ -8,7 +8,8 @@ Every node that depends on no input is evaluated once; the values that others re
 
 ## When it does not apply
 Parameters are inputs of the graph: they change between runs, so nothing computed from them is constant. A random draw
-is new each time. A constant above 16 MiB is left to be computed: it would sit in memory for good.
+is new each time. A constant above 16 MiB is left to be computed: it would sit in memory for good. A value that is merely shown many
+times over (`expand`) stays small: what it shows is folded, not the copies.
 
 ## Try it
 Fold a GPT-2 graph: the mask of every layer goes. Then lengthen `seq` until the mask is too large to keep.
@@ -45,13 +46,23 @@ def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
             )
         else:
             constant.add(node)
-    for node in gm.graph.nodes:
-        if node in constant and node.op == "call_function" and any(user not in constant for user in node.users):
-            if not isinstance(node.meta.get("val"), Tensor):
-                continue
+    last = (node for node in gm.graph.nodes if node in constant and any(user not in constant for user in node.users))
+    for node in dict.fromkeys(map(_before_expansion, last)):
+        if node.op == "call_function" and isinstance(node.meta.get("val"), Tensor):
             behind = _behind(node)
             if any(each.op == "call_function" for each in behind):
                 yield Match(node, tuple(behind), note=f"{len(behind)} nodes give one constant")
+
+
+def _before_expansion(node: fx.Node) -> fx.Node:
+    """What a broadcast view shows: as a constant of its own, every copy of each element would be stored and read."""
+    while node.all_input_nodes and isinstance(node.meta.get("val"), Tensor) and _is_broadcast(value_of(node)):
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _is_broadcast(value: Tensor) -> bool:
+    return any(stride == 0 and size > 1 for size, stride in zip(value.shape, value.stride(), strict=True))
 
 
 def _bytes(node: fx.Node) -> int:
@@ -95,6 +106,10 @@ def _mask(x: Tensor) -> Tensor:
     return x + torch.tril(torch.ones(8, 8))
 
 
+def _expanded(x: Tensor) -> Tensor:
+    return x + torch.ones(1, 8).neg().expand(8, 8)
+
+
 def _noise(x: Tensor) -> Tensor:
     return x + torch.rand(8, 8)
 
@@ -105,7 +120,10 @@ OPTIMIZATION = Optimization(
     find=find,
     rewrite=rewrite,
     claim=Claim(launches="lower", flops="lower", bytes_moved="lower", peak_bytes="any"),
-    examples=(Example(lambda: Function(_mask), lambda: (torch.randn(8, 8),), matches=1),),
+    examples=(
+        Example(lambda: Function(_mask), lambda: (torch.randn(8, 8),), matches=1),
+        Example(lambda: Function(_expanded), lambda: (torch.randn(8, 8),), matches=1),
+    ),
     refusals=(Example(lambda: Function(_noise), lambda: (torch.randn(8, 8),), reason="random"),),
     exactness="bitwise",
 )
