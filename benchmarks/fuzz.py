@@ -78,9 +78,7 @@ def shortest(model: RandomModel, violation: Violation, chosen: Sequence[Optimiza
     return minimized(model, fails)
 
 
-def _report(
-    models: int, captured: int, refused: Counter[str], matched: Counter[str], broken: Counter[str], seconds: float
-) -> None:
+def _report(models: int, captured: int, refused: Counter[str], matched: Counter[str], broken: Counter[str], seconds: float) -> None:
     print(f"{models} models, {captured} of {2 * models} graphs captured, {seconds:.0f} s")
     for reason, count in refused.most_common(10):
         print(f"  not captured {count:5}: {reason}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import string
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 SCALARS = ("0", "1", "-1", "0.5", "2", "1.0", "0.0", "3", "-2.5", "1000.0", "1e-3", "0.1", "True", "4", "0.25")
 FLOATS = ("torch.float32", "torch.float64", "torch.bfloat16")
+FIRST = ("x", "m", "q", "h")
 DTYPES = (*FLOATS, "torch.float32", "torch.float16", "torch.int64", "torch.int32", "torch.bool")
 
 
@@ -248,5 +250,8 @@ def fill(line: str, blanks: Blanks) -> str:
     Raises:
         Unfillable: no value fits.
     """
+    names = [name for _, name, _, _ in string.Formatter().parse(line) if name]
+    for name in sorted(names, key=lambda name: name not in FIRST):  # sizes and layers are for the value beside them
+        blanks[name]
     filled: Any = line.format_map(blanks)
     return filled

@@ -240,7 +240,7 @@ PRODUCTS: tuple[Group, ...] = (
     ("({m} * {s}) @ {weight}",),
     ("({m} @ {weight}) + {m}.mean()",),
     ("{m}.flatten(0, -2) @ {weight}",),
-    ("torch.mm({weight}.t(), {m}.flatten(0, -2).t())",),
+    ("torch.mm({weight}.t(), {m}.flatten(0, -2).t()).t()",),
     ("torch.addmm({bias}, {m}.flatten(0, -2), {weight})",),
     ("torch.addmm({bias}, {m}.flatten(0, -2), {weight}, beta=0.5, alpha=2)",),
     ("{m}.flatten(0, -2) @ {weight} + {bias}",),
@@ -411,6 +411,7 @@ RANDOM: tuple[Group, ...] = (
     ("torch.randint(0, 5, {size})", "torch.bernoulli(torch.full({size}, 0.5))"),
     ("torch.rand_like({x}) * 0 + {x}",),
     ("F.dropout({x}, 0.2)",),
+    ("F.dropout({x}, 0.5, self.training)", "F.dropout({x}, 0.5, self.training)"),
 )
 
 IN_PLACE: tuple[Group, ...] = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import linecache
 import math
 import random
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 """
-SPECIAL = "(nan, inf, -inf, 0.0, -0.0, 1e-40, 3.0e38)"
+SPECIAL = "(nan, inf, -inf, 0.0, -0.0, -0.0, 1e-40, 3.0e38)"
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,15 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def random_model(seed: int, length: int = 12) -> RandomModel:
-    """A model of about `length` groups of lines that runs in both modes."""
+def random_model(seed: int, length: int = 12, themes: tuple[str, ...] = (), special: bool | None = None) -> RandomModel:
+    """A model of about `length` groups of lines that runs in both modes.
+
+    Args:
+        themes: of these alone; else of a random choice of all.
+        special: whether inputs hold infinities, what is not a number, and zeros of both signs; else one model in five.
+    """
     for attempt in range(20):
-        written = _Page(seed, attempt).written(length)
+        written = _Page(seed, attempt, themes, special).written(length)
         if written is not None and not written.runs():
             return written
     raise AssertionError(f"seed {seed} gave no model that runs")
@@ -111,7 +117,7 @@ def random_model(seed: int, length: int = 12) -> RandomModel:
 class _Page:
     """The model while it is being written: every line is run at once, and stays only when it runs."""
 
-    def __init__(self, seed: int, attempt: int) -> None:
+    def __init__(self, seed: int, attempt: int, themes: tuple[str, ...], special: bool | None) -> None:
         self.random = random.Random(f"{seed}/{attempt}")
         self.seed = seed
         self.values: dict[str, Tensor] = {}
@@ -119,7 +125,8 @@ class _Page:
         self._layers: list[tuple[str, str]] = []
         self._lines: list[str] = []
         self._count = 0
-        self._special = self.random.random() < 0.12
+        self._themes = themes
+        self._special = self.random.random() < 0.2 if special is None else special
 
     def written(self, length: int) -> RandomModel | None:
         with seeded(self.seed):
@@ -131,7 +138,7 @@ class _Page:
         outputs = self._outputs()
         if not outputs:
             return None
-        if self.random.random() < 0.15:
+        if self.random.random() < 0.5:
             self._tie()
         return RandomModel(self.seed, arguments, tuple(self._layers), tuple(self._lines), tuple(outputs), self._loss())
 
@@ -158,7 +165,7 @@ class _Page:
     def _input(self, shape: list[int], dtype: str) -> str:
         made = f"torch.randn({shape}, dtype={dtype})"
         if self._special:
-            return f"torch.where(torch.rand({shape}) < 0.5, {made}, torch.tensor({SPECIAL}, dtype={dtype})[torch.randint(0, 7, {shape})])"
+            return f"torch.where(torch.rand({shape}) < 0.5, {made}, torch.tensor({SPECIAL}, dtype={dtype})[torch.randint(0, 8, {shape})])"
         layout = self.random.random()
         if layout < 0.12 and len(shape) > 1:
             return f"torch.randn({[*shape[:-2], shape[-1], shape[-2]]}, dtype={dtype}).mT"
@@ -170,8 +177,8 @@ class _Page:
 
     def _groups(self) -> Iterator[Group]:
         """Some themes are left out of each model, so that the others meet more often."""
-        chosen = [name for name in THEMES if self.random.random() < 0.6] or ["identities"]
-        if self._special:
+        chosen = list(self._themes) or [name for name in THEMES if self.random.random() < 0.6] or ["identities"]
+        if self._special and not self._themes:
             chosen = ["pointwise", "identities", "choices", "shapes", "activations"]
         weights = [THEMES[name][0] for name in chosen]
         while True:
@@ -246,8 +253,14 @@ class _Page:
         floats = [name for name in names if self.values[name].is_floating_point() and self.values[name].requires_grad]
         if not floats:
             return []
-        late = names[-8:]
-        chosen = [floats[-1], *self.random.sample(late, min(len(late), self.random.randint(0, 4)))]
+        chosen = [floats[-1]]
+        if self._special:
+            chosen += names
+        elif self.random.random() < 0.6:
+            chosen += self._unread(names)
+        else:
+            chosen += self.random.sample(names[-8:], min(len(names[-8:]), self.random.randint(0, 4)))
+        chosen = list(dict.fromkeys(chosen))
         if self.random.random() < 0.1:
             chosen.append(self.random.choice(chosen))
         if self.random.random() < 0.1:
@@ -255,6 +268,10 @@ class _Page:
         if self.random.random() < 0.15:
             chosen.append(f"{self.random.choice(chosen)}.reshape(-1)")
         return chosen
+
+    def _unread(self, names: list[str]) -> list[str]:
+        text = "\n".join(self._lines)
+        return [name for name in names if len(re.findall(rf"\b{name}\b", text)) == 1]
 
     def _loss(self) -> str:
         if self._special or self.random.random() < 0.3:

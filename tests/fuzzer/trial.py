@@ -136,9 +136,7 @@ def _step(
     return result, [*broken, *_broken(result, optimization, finds, start, program)]
 
 
-def _broken(
-    result: Applied, optimization: Optimization, finds: list[Match | Miss], start: GraphSnapshot, before: Program
-) -> Iterator[str]:
+def _broken(result: Applied, optimization: Optimization, finds: list[Match | Miss], start: GraphSnapshot, before: Program) -> Iterator[str]:
     step, allowed = result.step, RANKS[: RANKS.index(optimization.exactness) + 1]
     if step.verdict.kind not in allowed:
         yield f"{step.verdict.kind}: {step.verdict.reason} {step.verdict.worst}"
@@ -146,7 +144,7 @@ def _broken(
         yield f"claim: {sentence}"
     if any(isinstance(each, Miss) and not each.reason.strip() for each in finds):
         yield "a miss has no reason"
-    if not step.matches:
+    if not step.matches or step.verdict.kind == "refuted":  # what is refuted may not run at all
         return
     names = set(start.by_name())
     for node in result.snapshot.nodes:
