@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from tests.fuzzer.models import RandomModel
@@ -20,10 +21,11 @@ def minimized(model: RandomModel, fails: Callable[[RandomModel], bool]) -> Rando
 
 
 def _without(model: RandomModel, index: int) -> RandomModel | None:
-    """Without that line and the outputs that it made; None when no output would be left."""
+    """Without that line and the outputs that it made, or with what it read as outputs; None when no output would be left."""
     made = {name.strip() for name in model.lines[index].split(" = ")[0].split(",")}
     shorter = model.without_line(index)
     outputs = tuple(name for name in model.outputs if name.split(".")[0] not in made)
+    outputs = outputs or tuple(dict.fromkeys(re.findall(r"\bv\d+\b", model.lines[index].split(" = ", 1)[-1])))
     if not outputs:
         return None
     used = " ".join((*shorter.lines, *outputs))
