@@ -24,6 +24,7 @@ from optimizers.record import Exactness, Verdict, WorstTensor
 FACTOR = 8.0  # how much larger than the unoptimized program's own error still counts as rounding
 EPSILONS = 64.0  # in units of the dtype's epsilon: what is always forgiven,
 FORGIVEN = 0.03  # but never more than this share: 64 epsilons of bfloat16 would be a half
+FLOAT64 = 1e-10  # what is forgiven in float64, where no finer run shows the unoptimized program's own error
 APPROXIMATE = 0.05
 FLOOR = 1e-4  # tensors smaller than this share of their role's largest are judged against that share
 GIB = 1 << 30
@@ -259,7 +260,10 @@ def _kind(value: Tensor) -> Tensor:
 
 
 def _forgiven(value: Tensor) -> float:
-    return min(EPSILONS * torch.finfo(value.dtype).eps, FORGIVEN) if value.is_floating_point() or value.is_complex() else 0.0
+    if not (value.is_floating_point() or value.is_complex()):
+        return 0.0
+    epsilon = torch.finfo(value.dtype).eps
+    return FLOAT64 if epsilon < 1e-15 else min(EPSILONS * epsilon, FORGIVEN)
 
 
 def _available_bytes() -> int:
