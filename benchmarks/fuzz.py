@@ -4,6 +4,7 @@ python -m benchmarks.fuzz --models 500 --seed 0      seeds 0 to 499; ends with a
 python -m benchmarks.fuzz --models 1 --seed 17 --show      one model, with its program
 python -m benchmarks.fuzz --models 1 --seed 17 --shorten   and the shortest program that still shows its first violation
 python -m benchmarks.fuzz --only NAME …              some optimizations
+python -m benchmarks.fuzz --compile                  run fused kernels as compiled code, which takes minutes for each model
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 
 from optimizers.base import Optimization
 from optimizers.catalog import catalog, named
+from tests.fuzzer.kernels import interpreted_kernels
 from tests.fuzzer.minimize import minimized
 from tests.fuzzer.models import RandomModel, random_model
 from tests.fuzzer.trial import Outcome, Violation, tried
@@ -36,7 +39,8 @@ def main() -> None:
         model = random_model(seed, options.length)
         if options.show:
             print(model.text)
-        outcome = tried(model.source(), seed, chosen, rounds=options.rounds)
+        with nullcontext() if options.compile else interpreted_kernels():
+            outcome = tried(model.source(), seed, chosen, rounds=options.rounds)
         matched.update(outcome.matched)
         captured += outcome.captured
         if outcome.not_captured:
@@ -57,6 +61,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", default=[], help="names of optimizations")
     parser.add_argument("--show", action="store_true", help="print the programs")
     parser.add_argument("--shorten", action="store_true", help="print the shortest program that shows the first violation of each model")
+    parser.add_argument("--compile", action="store_true", help="compile fused kernels")
     return parser.parse_args()
 
 
@@ -72,7 +77,8 @@ def shortest(model: RandomModel, violation: Violation, chosen: Sequence[Optimiza
     """The shortest program in which the same optimization breaks a promise of the same kind."""
 
     def fails(candidate: RandomModel) -> bool:
-        found = tried(candidate.source(), model.seed, chosen, (violation.mode,)).violations
+        with interpreted_kernels():
+            found = tried(candidate.source(), model.seed, chosen, (violation.mode,)).violations
         return any(each.optimization == violation.optimization and each.promise[:8] == violation.promise[:8] for each in found)
 
     return minimized(model, fails)

@@ -14,6 +14,7 @@ from torch import fx
 
 from optimizers.base import Match, Miss, Optimization
 from optimizers.record import Claim, Exactness
+from tests.fuzzer.kernels import interpreted_kernels
 from tests.fuzzer.lines import THEMES
 from tests.fuzzer.minimize import minimized
 from tests.fuzzer.models import RandomModel, random_model
@@ -39,7 +40,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def outcomes() -> list[tuple[RandomModel, Outcome]]:
     models = map(random_model, SEEDS)
-    return [(model, tried(model.source(), model.seed, rounds=2)) for model in models]
+    with interpreted_kernels():
+        return [(model, tried(model.source(), model.seed, rounds=2)) for model in models]
 
 
 def test_no_optimization_breaks_a_promise_on_random_models(outcomes: list[tuple[RandomModel, Outcome]]) -> None:
