@@ -207,7 +207,8 @@ def _propagate(gm: fx.GraphModule, fresh: set[fx.Node]) -> None:
 
 def _fake_value(gm: fx.GraphModule, node: fx.Node) -> object:
     if node.op == "get_attr":
-        return torch.empty_like(getattr(gm, str(node.target)), device=getattr(gm, str(node.target)).device)
+        value = getattr(gm, str(node.target))  # a real tensor, which no operator takes beside fake ones
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
     try:
         return _call(node)
     except (RuntimeError, ValueError):

@@ -74,13 +74,14 @@ def alone(program: Program, optimizations: Sequence[Optimization], seed: int, ma
     chance, judge, start = random.Random(seed), Judge(program), snapshot(program)
     found: list[Violation] = []
     for optimization in _fitting(program, optimizations):
-        result, broken = _step(program, start, optimization, _settings(optimization, chance), judge, start)
+        settings = _settings(optimization, chance)
+        result, broken = _step(program, start, optimization, settings, judge, start)
         found += [Violation(program.mode, optimization.name, promise) for promise in broken]
         if result is None or not result.step.matches:
             continue
         matched[optimization.name] += 1
         if len(result.step.sites) > 1:
-            only = {"only": chance.choice(result.step.sites)}
+            only = {**settings, "only": chance.choice(result.step.sites)}
             _, broken = _step(program, start, optimization, only, judge, start)
             found += [Violation(program.mode, optimization.name, f"at one place: {promise}") for promise in broken]
     return found
