@@ -130,6 +130,8 @@ def _step(
         finds = list(optimization.find(program.gm, **parameters))
         if _written(program.gm) != before:
             return None, ["find changed the graph"]
+        if not any(isinstance(each, Match) for each in finds):
+            return None, _without_reason(finds)
         result = apply_optimization(program, graph, optimization, settings, judge)
     except Exception as error:
         return None, [f"{type(error).__name__}: {error}"[:1000]]
@@ -143,8 +145,7 @@ def _broken(result: Applied, optimization: Optimization, finds: list[Match | Mis
         yield f"{step.verdict.kind}: {step.verdict.reason} {step.verdict.worst}"
     for sentence in step.claim_broken:
         yield f"claim: {sentence}"
-    if any(isinstance(each, Miss) and not each.reason.strip() for each in finds):
-        yield "a miss has no reason"
+    yield from _without_reason(finds)
     if not step.matches or step.verdict.kind == "refuted":  # what is refuted may not run at all
         return
     names = set(start.by_name())
@@ -153,6 +154,10 @@ def _broken(result: Applied, optimization: Optimization, finds: list[Match | Mis
             yield f"provenance: {node.name} comes from {node.origins}"
     known = {node.name for node in before.gm.graph.nodes}
     yield from untrue(result.program, {node.name for node in result.program.gm.graph.nodes if node.name not in known})
+
+
+def _without_reason(finds: list[Match | Miss]) -> list[str]:
+    return [f"the miss at {each.node.name} has no reason" for each in finds if isinstance(each, Miss) and not each.reason.strip()]
 
 
 def _written(gm: fx.GraphModule) -> str:
