@@ -19,11 +19,11 @@ from optimizers.base import Example, Optimization
 from optimizers.catalog import catalog
 from tests.fuzzer.kernels import interpreted_kernels
 from tests.fuzzer.models import seeded
-from tests.fuzzer.trial import alone, in_a_row
+from tests.fuzzer.trial import in_a_row
 
 ALL = list(catalog().values())
-LEAST = 6  # variations that an optimization's examples must allow, of the thirteen below
-EXAMPLES = 2  # of each optimization
+LEAST = 4  # variations that an optimization's examples must allow, of the thirteen below
+EXAMPLES = 2  # of each optimization, each with every second variation
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def broken_promises(optimization: Optimization, example: Example, variation: Var
     except CaptureError:
         return None
     matched = {optimization.name: 0}
-    found = [*alone(program, [optimization], 0, matched), *in_a_row(program, [optimization], 0, 2, matched)]
+    found = in_a_row(program, [optimization], 0, 1, matched, example.settings)
     return [f"{mode}, {variation.name}: {violation}" for violation in found]
 
 
@@ -142,8 +142,8 @@ def kernels_without_a_compiler() -> Iterator[None]:
 def test_examples_keep_their_promises_in_other_sizes_layouts_and_precisions(optimization: Optimization) -> None:
     ran, found = set(), []
     chosen = random.Random(optimization.name).sample(optimization.examples, min(EXAMPLES, len(optimization.examples)))
-    for example in chosen:
-        for variation in VARIATIONS:
+    for index, example in enumerate(chosen):
+        for variation in VARIATIONS[index :: len(chosen)]:
             broken = broken_promises(optimization, example, variation, example.mode)
             if broken is not None:
                 ran.add(variation.name)

@@ -87,14 +87,29 @@ def alone(program: Program, optimizations: Sequence[Optimization], seed: int, ma
     return found
 
 
-def in_a_row(program: Program, optimizations: Sequence[Optimization], seed: int, rounds: int, matched: dict[str, int]) -> list[Violation]:
-    """All optimizations one after another in random order, `rounds` times over; the end is judged against the start."""
+def in_a_row(
+    program: Program,
+    optimizations: Sequence[Optimization],
+    seed: int,
+    rounds: int,
+    matched: dict[str, int],
+    settings: Mapping[str, str] | None = None,
+) -> list[Violation]:
+    """All optimizations one after another in random order, `rounds` times over; the end is judged against the start.
+
+    Args:
+        settings: for each optimization; by default, random ones.
+    """
     chance, judge, start = random.Random(seed), Judge(program), snapshot(program)
     current, graph, done, weakest = program, start, [], 0
     found: list[Violation] = []
     fitting = _fitting(program, optimizations)
+
+    def chosen(optimization: Optimization) -> dict[str, str]:
+        return _settings(optimization, chance) if settings is None else dict(settings)
+
     for optimization in [each for _ in range(rounds) for each in chance.sample(fitting, len(fitting))]:
-        result, broken = _step(current, graph, optimization, _settings(optimization, chance), judge, start)
+        result, broken = _step(current, graph, optimization, chosen(optimization), judge, start)
         found += [Violation(program.mode, optimization.name, promise, tuple(done)) for promise in broken]
         if broken:
             continue  # go on from the graph before, which is still right
@@ -115,9 +130,8 @@ def _fitting(program: Program, optimizations: Sequence[Optimization]) -> list[Op
 
 def _settings(optimization: Optimization, chance: random.Random) -> dict[str, str]:
     """The default of each parameter, or a small value that its limits allow."""
-    return {
-        each.name: str(chance.choice((each.default, each.minimum, min(each.maximum, each.minimum + 1)))) for each in optimization.parameters
-    }
+    numbers = [each for each in optimization.parameters if each.kind == "number"]
+    return {each.name: str(chance.choice((each.default, each.minimum, min(each.maximum, each.minimum + 1)))) for each in numbers}
 
 
 def _step(
