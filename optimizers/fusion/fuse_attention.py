@@ -54,6 +54,8 @@ def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
 
 def _check(found: Attention) -> None:
     """What the kernel asks for."""
+    if not value_of(found.softmax).numel():
+        raise NotAttention("It has no scores at all, so there is nothing to save.")
     query, key_t, value = (value_of(node) for node in (found.query, found.key_t, found.value))
     if not query.dtype == key_t.dtype == value.dtype:
         raise NotAttention("Query, key and value differ in dtype.")
