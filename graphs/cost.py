@@ -20,6 +20,7 @@ from torch.utils.flop_counter import flop_registry
 from graphs.bodies import bodies, kind_of
 from graphs.record import Cost
 from graphs.regions import Prepared, Region
+from graphs.rms_norm import launches as rms_norm_launches
 
 aten = torch.ops.aten
 NOTHING = (
@@ -89,7 +90,10 @@ PER_ELEMENT: dict[Any, int] = {
 }  # fmt: skip
 # By name, and what a CPU really runs for one of them.
 OWN_PER_ELEMENT = {"fxscope.rms_norm": 5, "fxscope.rms_norm_backward": 10}
-KERNELS = {"fxscope.rms_norm": 6, "fxscope.rms_norm_backward": 13}
+KERNELS: dict[str, Callable[..., int]] = {
+    "fxscope.rms_norm": lambda x, shape, weight=None, eps=None: rms_norm_launches(x, weight, backward=False),
+    "fxscope.rms_norm_backward": lambda grad, x, shape, weight, eps: rms_norm_launches(x, weight, backward=True),
+}
 ALIASES = (aten._unsafe_view, aten.unsafe_split, aten.unsafe_split_with_sizes, aten.unsafe_chunk)
 
 
@@ -122,7 +126,16 @@ def cost(node: fx.Node) -> Cost:
         return Cost()
     read, written = _bytes_read(node, packet, value), value_bytes(value)
     flops, matmul, known = _operations(node, packet, value)
-    return Cost(flops, flops if matmul else 0, read, written, KERNELS.get(str(packet), 1), known)
+    return Cost(flops, flops if matmul else 0, read, written, _launches(node, packet), known)
+
+
+def _launches(node: fx.Node, packet: Any) -> int:
+    """One for an operator of torch; for one of ours, what it runs."""
+    rule = KERNELS.get(str(packet))
+    if rule is None:
+        return 1
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda read: read.meta.get("val"))  # type: ignore[misc]
+    return rule(*args, **kwargs)
 
 
 def _of_region(node: fx.Node, region: Region) -> Cost:
