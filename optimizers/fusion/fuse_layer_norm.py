@@ -92,7 +92,7 @@ def rewrite(gm: fx.GraphModule, match: Match) -> None:
             gradient = call(gm, target, backward.grad, x, shape, *statistics, weight, bias, wanted)
             new = {index: result(gm, gradient, index) for index in asked if wanted[index]}
         for index, term in new.items():
-            replace_terms(gm, asked[index], term)
+            replace_terms(gm, asked[index], term, backward.nodes)
     part.output.replace_all_uses_with(out)
     erase(match.nodes)
 

@@ -9,11 +9,12 @@ One node computes the norm (Zhang and Sennrich 2019, *Root Mean Square Layer Nor
 takes it apart again, and the launches counted are those that run. In a training graph the kernel's backward takes over: it keeps x instead of
 what lay between.
 
-Models cast in different places: Llama multiplies with the weight after casting back, Gemma before, with 1 + weight. Where all borders have one dtype
-the casts go into the kernel, which rounds once; elsewhere they stay, and the kernel works between them.
+Models cast in different places. Llama rounds the normalized values to half precision and multiplies with the weight then: the kernel ends at that cast, and the product stays.
+Gemma multiplies in float32, with 1 + weight, and rounds last: the kernel works in float32, and both casts stay.
 
 ## When it does not apply
-When eps is added outside of the root, the value is another. When somebody else reads a value inside, it must exist. When values are centred first it is a layer norm. The
+When eps is added outside of the root, the value is another. When torch's norm on a CPU would run more operators than were written, as for half precision without casts to
+float32. When somebody else reads a value inside, it must exist. When values are centred first it is a layer norm. The
 sum is taken in another order and rounded in other places, so results differ by rounding.
 
 ## Try it
@@ -114,7 +115,7 @@ def rewrite(gm: fx.GraphModule, match: Match) -> None:
             parts = [result(gm, gradient, index) if terms else None for index, terms in enumerate(backward.terms)]
         for terms, new in zip(backward.terms, parts, strict=True):
             if new is not None:
-                replace_terms(gm, terms, new)
+                replace_terms(gm, terms, new, backward.nodes)
     part.output.replace_all_uses_with(out)
     erase(match.nodes)
 

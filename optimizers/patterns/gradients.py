@@ -11,7 +11,7 @@ contribute too, in any order: `Sum` finds the terms in the tree of additions, an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,7 +108,7 @@ class Backward:
 
     def first(self) -> fx.Node:
         """The first place where a gradient of an input is ready; the kernel's backward goes before it."""
-        return min(total(terms) for terms in self.terms if terms)
+        return min(total(terms, self.nodes) for terms in self.terms if terms)
 
 
 @dataclass
@@ -153,7 +153,7 @@ class Gradients:
                     raise NotWhole(f"In its backward {node.name} is also read by {reader.name}, so it must exist.")
         for terms in found.terms:
             if terms:
-                total(terms)
+                total(terms, found.nodes)
         if found.first() < part.output:
             raise NotWhole("Its backward begins before its forward ends.")
 
@@ -179,12 +179,9 @@ class Gradients:
         bound: dict[fx.Node, fx.Node] = {}
         for copies, each in zip(template.edges, part.inputs, strict=True):
             bound.update(dict.fromkeys(copies, each))
-        for node in template.nodes:
-            if node.target in SAME_VALUE or any(through(read) not in bound for read in node.all_input_nodes):
-                continue
-            found = [member for member in self._alike(node, bound) if member in part.nodes]
-            if found:
-                bound[node] = found[0]
+        written = [node for node in template.nodes if node.target not in SAME_VALUE]
+        actual = [node for node in part.nodes if node.target not in SAME_VALUE]
+        bound.update(zip(written, actual, strict=False))  # the template begins with the part itself
         return bound
 
     def _alike(self, node: fx.Node, bound: dict[fx.Node, fx.Node]) -> list[fx.Node]:
@@ -287,6 +284,9 @@ def _traced(part: Part) -> _Template:
     with mode, torch.enable_grad():
         grad = torch.empty_like(part.output.meta["val"], requires_grad=False)
         traced = make_fx(backward)(grad, *values)
+    if any(isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable for node in traced.graph.nodes):
+        with mode, torch.no_grad():
+            traced = make_fx(torch.func.functionalize(traced))(grad, *values)
     first, *placeholders = traced.graph.find_nodes(op="placeholder")
     given = traced.graph.output_node().args[0]
     leaf_of: dict[Edge, Any] = {places[at]: leaf for at, leaf in zip(floating, given, strict=True)}  # type: ignore[arg-type]
@@ -312,8 +312,11 @@ def _with_copies(part: Part, places: Sequence[Edge]) -> fx.GraphModule:
     return fx.GraphModule(part.output.graph.owning_module or torch.nn.Module(), graph)
 
 
-def total(terms: Sequence[fx.Node]) -> fx.Node:
+def total(terms: Sequence[fx.Node], own: Collection[fx.Node] = ()) -> fx.Node:
     """The node where the terms, and perhaps others', are summed.
+
+    Args:
+        own: the nodes of the backward that the terms come from; a term may also be read by them.
 
     Raises:
         NotWhole: a partial sum is also read elsewhere.
@@ -328,7 +331,7 @@ def total(terms: Sequence[fx.Node]) -> fx.Node:
         queue.remove(node)
         if count[node] == wanted and not queue:
             return node
-        users = list(readers(node))
+        users = [reader for reader in readers(node) if reader not in own]
         uses = sum(arg is not None and isinstance(arg, fx.Node) and through(arg) is node for user in users for arg in user.args)
         if uses != (count[node] if node in terms else 1) or any(not _adds(user, node) for user in users):
             raise NotWhole(f"{node.name}, a term of the gradient that it hands on, is also read elsewhere.")
@@ -343,9 +346,9 @@ def _adds(user: fx.Node, term: fx.Node) -> bool:
     return user.target is aten.add.Tensor and not user.kwargs and all(isinstance(a, fx.Node) for a in user.args) and _layout(user) == _layout(term)
 
 
-def replace_terms(gm: fx.GraphModule, terms: Sequence[fx.Node], new: fx.Node) -> None:
+def replace_terms(gm: fx.GraphModule, terms: Sequence[fx.Node], new: fx.Node, own: Collection[fx.Node]) -> None:
     """One new term in the place of several: whatever else is in their sum stays in it."""
-    root, old = total(terms), set(terms)
+    root, old = total(terms, own), set(terms)
     order: dict[fx.Node, fx.Node | None] = {}
 
     def without(node: fx.Node) -> fx.Node | None:
@@ -371,7 +374,7 @@ def replace_terms(gm: fx.GraphModule, terms: Sequence[fx.Node], new: fx.Node) ->
         if rest is not None:
             whole = gm.graph.call_function(aten.add.Tensor, (rest, new))
             whole.meta["val"] = root.meta["val"]
-    root.replace_all_uses_with(whole, delete_user_cb=lambda user: user is not whole)
+    root.replace_all_uses_with(whole, delete_user_cb=lambda user: user is not whole and user not in own)
     erase([*order, root])  # the old sum, so that a later look at other terms in it does not meet it
 
 

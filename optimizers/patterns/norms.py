@@ -151,11 +151,11 @@ def _rate(root: fx.Node) -> tuple[fx.Node, bool]:
     if power(root, -0.5):
         return root, False
     readers = forward_readers(root)
-    if len(readers) == 1 and power(readers[0], -1.0):
-        return readers[0], False
-    inverse = operands(readers[0], QUOTIENTS) if len(readers) == 1 else None
-    if inverse and number(inverse[0]) == 1.0:
-        return readers[0], False
+    inverse = readers[0] if len(readers) == 1 and power(readers[0], -1.0) else None
+    if inverse:
+        following = forward_readers(inverse)
+        times = times_number(following[0]) if len(following) == 1 else None
+        return (following[0] if times and times[1] == 1.0 else inverse), False  # 1 / x is written as reciprocal · 1
     if any(plus_number(reader) for reader in readers):
         raise NotWhole("Its eps is added to the root; the kernel adds it to the mean of squares, inside the root.")
     if any(reader.target in (aten.clamp_min.default, aten.clamp.default, aten.maximum.default) for reader in readers):
@@ -229,8 +229,10 @@ def _norm(normal: fx.Node, values: fx.Node, shape: tuple[int, ...], eps: float, 
             bias = found
         else:
             break
+        stops.append((following, weight, bias))
+        if value(following).dtype.itemsize < value(node).dtype.itemsize:
+            break  # a kernel rounds at its end: what follows a rounding is not in it
         node = following
-        stops.append((node, weight, bias))
     choices = []
     for output, scale, shift in reversed(stops):
         for x in dict.fromkeys((uncast(values), values)):
