@@ -1,0 +1,324 @@
+"""A body of ATen operators -> code, by torch's Inductor: what it generates, how many kernels that is, and the compiled function.
+
+Inductor's scheduler decides which loops of a body share a kernel. On a CPU a kernel is one loop nest (a parallel loop over the same rows); Inductor
+puts several into one C++ function, but each walks over memory by itself, so each is counted as a launch. Before it compares the loops of
+two operators, Inductor merges the dimensions of each alone as far as they are contiguous; an addition over 8 × 32 × 64 becomes one loop over 16,384
+and no longer fits the sum over rows of 64 that follows. `_Loops` keeps dimensions apart where a reduction of the same body cuts them, and of
+several ways to cut takes the one with the fewest kernels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from graphs.rms_norm import rms_norm_backward
+
+SOURCE = re.compile(r"async_compile\.\w+\(.*?r?'''(.*?)'''", re.DOTALL)
+_one_at_a_time = threading.RLock()  # Inductor's state is the process's
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What Inductor makes of a body.
+
+    Attributes:
+        launches: kernels that run for one call: loop nests on a CPU, Triton kernels on a GPU, and library calls.
+        source: the generated kernels alone.
+        module: the whole generated Python module, kernels and the function that calls them.
+        nests: for each kernel the names of the body's nodes that it computes.
+    """
+
+    launches: int
+    source: str
+    module: str
+    nests: tuple[tuple[str, ...], ...]
+
+
+Call = Callable[[list[Tensor]], Sequence[Tensor]]
+
+
+def lower(body: fx.GraphModule) -> Lowered:
+    """Generates code for a body, without compiling it. Placeholders carry fake tensors of the device to generate for.
+
+    Raises:
+        Exception: of Inductor's, where it cannot lower the body.
+    """
+    with _one_at_a_time:
+        return _best(body)[1]
+
+
+def compiled(body: fx.GraphModule, like: Sequence[Tensor]) -> Call:
+    """The compiled function for arguments laid out like these; takes a list, gives a sequence."""
+    with _one_at_a_time:
+        fits = [_same_layout(node.meta["val"], value) for node, value in zip(body.graph.find_nodes(op="placeholder"), like, strict=True)]
+        given = body if all(fits) else _laid_out(body, like)
+        way, _ = _best(given)
+        with _lowering(given, way) as (graph, inputs):
+            graph.run(*inputs)
+            return graph.compile_to_module().call  # type: ignore[return-value]
+
+
+def _rms_norm(x: Tensor, shape: list[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    rate = torch.rsqrt(wide.square().mean(tuple(range(-len(shape), 0)), keepdim=True) + (torch.finfo(x.dtype).eps if eps is None else eps))
+    normal = wide * rate
+    return (normal if weight is None else normal * weight).to(x.dtype)
+
+
+def _cast(otherwise: Callable[..., Tensor], x: Tensor, *, dtype: torch.dtype | None = None, **others: Any) -> Tensor:
+    """A cast to bfloat16 that rounds even where a cast back follows in the same loop, which Inductor's C++ would take for nothing.
+    To nearest, ties to even, on the bits; what is no number stays so."""
+    if dtype is not torch.bfloat16 or x.dtype is not torch.float32 or x.device.type != "cpu":
+        return otherwise(x, dtype=dtype, **others)
+    bits = x.view(torch.int32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000).view(torch.float32)
+    return torch.ops.prims.convert_element_type(torch.where(x != x, x, rounded), torch.bfloat16)
+
+
+# Operators of our own, in torch's.
+OWN = {torch.ops.fxscope.rms_norm.default: _rms_norm, torch.ops.fxscope.rms_norm_backward.default: rms_norm_backward._init_fn}
+
+
+def _same_layout(one: Tensor, other: Tensor) -> bool:
+    return one.stride() == other.stride() and one.shape == other.shape
+
+
+def _laid_out(body: fx.GraphModule, like: Sequence[Tensor]) -> fx.GraphModule:
+    """The same body for operands with other strides."""
+    copy = fx.GraphModule(body, fx.Graph())
+    copied: dict[fx.Node, fx.Node] = {}
+    copy.graph.output(copy.graph.graph_copy(body.graph, copied))
+    for old, new in copied.items():
+        new.meta = dict(old.meta)
+    for node, value in zip(copy.graph.find_nodes(op="placeholder"), like, strict=True):
+        with FakeTensorMode() as mode:
+            node.meta["val"] = mode.from_tensor(value)
+    return copy
+
+
+def _best(body: fx.GraphModule) -> tuple[_Way, Lowered]:
+    best: tuple[_Way, Lowered] | None = None
+    for way in _ways(body):
+        found = _generated(body, way)
+        if best is None or found.launches < best[1].launches:
+            best = way, found
+        if best[1].launches == 1:
+            break
+    assert best is not None
+    return best
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How loops are merged: as Inductor does (None), or never across these inner sizes (empty: only where nothing is between)."""
+
+    cuts: frozenset[int] | None
+
+    def allows(self, inner: int) -> bool:
+        return self.cuts is None or (bool(self.cuts) and inner not in self.cuts)
+
+
+def _ways(body: fx.GraphModule) -> list[_Way]:
+    """Merged but where reductions cut, as Inductor does, and not merged at all."""
+    cuts = frozenset(_reduction_cuts(body))
+    return [*([_Way(cuts)] if cuts else []), _Way(None), _Way(frozenset())]
+
+
+def _reduction_cuts(body: fx.GraphModule) -> Iterator[int]:
+    """The number of elements of one row, for every operator that reduces or normalizes rows."""
+    for node in body.graph.nodes:
+        value = node.meta.get("val")
+        reads = [read.meta["val"] for read in node.all_input_nodes if isinstance(read.meta.get("val"), Tensor)]
+        if node.op != "call_function" or not reads:
+            continue
+        packet = getattr(node.target, "overloadpacket", None)
+        if packet in NORMALIZED:
+            yield int(torch.Size(node.args[NORMALIZED[packet]]).numel())
+        elif packet in OVER_ONE_DIM:
+            source = reads[0]
+            yield int(source.shape[node.args[OVER_ONE_DIM[packet]]]) if source.dim() else 1
+        elif isinstance(value, Tensor) and value.numel() and value.numel() < reads[0].numel():
+            yield reads[0].numel() // value.numel()
+
+
+aten = torch.ops.aten
+NORMALIZED = {aten.native_layer_norm: 1, aten.native_layer_norm_backward: 2}
+OVER_ONE_DIM = {aten._softmax: 1, aten._log_softmax: 1, aten._softmax_backward_data: 2, aten._log_softmax_backward_data: 2}
+
+
+def _generated(body: fx.GraphModule, way: _Way) -> Lowered:
+    with _lowering(body, way) as (graph, inputs):
+        graph.run(*inputs)
+        module = graph.codegen()[0].value
+        nodes = [node for node in graph.scheduler.nodes if not _is_nothing(node)]
+        sources = "\n\n".join(text.strip() for text in SOURCE.findall(module))
+        return Lowered(len(nodes), sources, module, tuple(tuple(sorted(_origins(node))) for node in nodes))
+
+
+def _is_nothing(node: Any) -> bool:
+    """Scheduler nodes that run nothing: views of results, parts of tuples."""
+    from torch._inductor.scheduler import NopKernelSchedulerNode
+
+    inner = getattr(node, "node", None)
+    return isinstance(node, NopKernelSchedulerNode) or type(inner).__name__ == "MultiOutput"
+
+
+def _origins(node: Any) -> set[str]:
+    found: set[str] = set()
+    for each in node.get_nodes():
+        for origin in getattr(each.node, "origins", ()):
+            found.update(origin.meta.get("body_nodes", ()))
+    return found
+
+
+@contextlib.contextmanager
+def _lowering(body: fx.GraphModule, way: _Way) -> Iterator[tuple[Any, list[Tensor]]]:
+    """Inductor's graph for a body, in the state in which it can be run and generate code."""
+    from torch._inductor import config
+    from torch._inductor.compile_fx import record_original_output_strides
+    from torch._inductor.debug import DebugContext
+    from torch._inductor.graph import GraphLowering
+    from torch._inductor.virtualized import V
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    mode = FakeTensorMode()
+    with mode:
+        inputs = [_empty_like(node.meta["val"]) for node in body.graph.find_nodes(op="placeholder")]
+        gm = _decomposed(body, inputs)
+    output = gm.graph.output_node()
+    output.meta["user_visible_output_idxs"] = list(range(len(output.args[0])))  # type: ignore[arg-type]
+    record_original_output_strides(gm)
+    graph = GraphLowering(gm, example_inputs=inputs, shape_env=ShapeEnv(), is_inference=True)
+    settings = {
+        "split_reductions": False,
+        "realize_reads_threshold": 32,
+        "realize_opcount_threshold": 400,
+        "fallback_random": True,
+        "comprehensive_padding": False,
+        "cpp.max_horizontal_fusion_size": 64,
+    }
+    with (
+        config.patch(settings),
+        _loops(way),
+        V.set_debug_handler(DebugContext()),
+        V.set_fake_mode(mode),
+        V.set_graph_handler(graph),
+        torch.no_grad(),
+    ):
+        yield graph, inputs
+
+
+def _empty_like(value: Tensor) -> Tensor:
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
+
+
+def _decomposed(body: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule:
+    """The body in Inductor's operators; each node knows which node of the body it computes."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    interpreter = _Marking(body)
+
+    def run(*args: Tensor) -> tuple[Tensor, ...]:
+        value = interpreter.run(*args)
+        return tuple(value) if isinstance(value, tuple | list) else (value,)
+
+    with torch.no_grad():
+        gm = make_fx(run, decomposition_table=_table())(*inputs)
+    made: list[str] = interpreter.made
+    computing = [node for node in gm.graph.nodes if node.op == "call_function"]
+    for node, name in zip(computing, made[-len(computing) :] if computing else [], strict=False):
+        node.meta["body_nodes"] = (name,)
+    gm.graph.eliminate_dead_code()
+    gm.recompile()
+    return gm
+
+
+@functools.cache
+def _table() -> dict[Any, Any]:
+    from torch._inductor.decomposition import select_decomp_table
+
+    torchs = select_decomp_table()
+    copy = torch.ops.aten._to_copy.default
+    return {**torchs, **OWN, copy: functools.partial(_cast, torchs[copy])}
+
+
+class _Marking(fx.Interpreter):
+    """Runs a body under a tracer and notes, for every operator that is traced, the body's node that asked for it."""
+
+    def __init__(self, body: fx.GraphModule) -> None:
+        super().__init__(body)
+        self.made: list[str] = []
+
+    def run_node(self, n: fx.Node) -> Any:
+        from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+        mode = get_proxy_mode()
+        before = len(mode.tracer.graph.nodes) if mode else 0  # type: ignore[union-attr]
+        value = super().run_node(n)
+        after = len(mode.tracer.graph.nodes) if mode else 0  # type: ignore[union-attr]
+        self.made += [n.name] * (after - before)
+        return value
+
+
+@contextlib.contextmanager
+def _loops(way: _Way) -> Iterator[None]:
+    """Makes Inductor merge loops in this way while it runs."""
+    from torch._inductor import ir
+    from torch._inductor.virtualized import V
+
+    original = ir.ComputedBuffer.simplify_and_reorder
+
+    @functools.wraps(original)
+    def patched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        sizevars = V.graph.sizevars
+        merging = sizevars._simplify_loops
+        sizevars._simplify_loops = functools.partial(_merged, way, merging)  # type: ignore[method-assign]
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            sizevars._simplify_loops = merging  # type: ignore[method-assign]
+
+    if way.cuts is not None:
+        ir.ComputedBuffer.simplify_and_reorder = patched  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ir.ComputedBuffer.simplify_and_reorder = original  # type: ignore[method-assign]
+
+
+def _merged(way: _Way, merging: Any, variables: Sequence[Any], sizes: Sequence[Any], formulas: Any) -> Any:
+    """Inductor's merging, done apart for the dimensions on either side of a cut."""
+    parts: list[list[int]] = []
+    inner = 1
+    for at in reversed(range(len(sizes))):
+        if not parts or not way.allows(inner):
+            parts.insert(0, [])
+        parts[0].insert(0, at)
+        inner *= int(sizes[at])
+    found = [merging([variables[at] for at in part], [sizes[at] for at in part], formulas) for part in parts]
+    lengths = [len(new) for new, _, _ in found]
+
+    def reindex(index: Sequence[Any]) -> list[Any]:
+        out, start = [], 0
+        for (_, back, _), length in zip(found, lengths, strict=True):
+            out += back(index[start : start + length])
+            start += length
+        return out
+
+    def prune(index: Sequence[Any]) -> list[Any]:
+        out: list[Any] = []
+        for (_, _, shorten), part in zip(found, parts, strict=True):
+            out += shorten([index[at] for at in part])
+        return out
+
+    return [size for new, _, _ in found for size in new], reindex, prune

@@ -1,0 +1,66 @@
+"""From a group of a plan to the nodes of a kernel's body: the views between them, and fills of its own."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+from torch import fx
+
+from graphs.cost import is_view
+from optimizers.planning.loops import loop_of
+
+
+def kernel_nodes(nodes: Sequence[fx.Node]) -> list[fx.Node]:
+    """A group with the views and parts that lead from one of its nodes to another, and the fills it reads, in execution order."""
+    inside = set(nodes)
+    found = set(nodes)
+    for node in nodes:
+        for read in node.all_input_nodes:
+            found.update(_between(read, inside))
+    for node in nodes:  # parts of what gives several values are never apart from it
+        found.update(user for user in node.users if user.target is operator.getitem)
+    return sorted(found)
+
+
+def _between(read: fx.Node, inside: set[fx.Node]) -> list[fx.Node]:
+    """The views from a node of the group to what another reads, or the fill that it reads; empty where it comes from outside."""
+    passed: list[fx.Node] = []
+    node = read
+    while node not in inside:
+        if loop_of(node).kind == "fill":
+            return [*passed, node] if not node.all_input_nodes else []
+        if loop_of(node).kind != "view":
+            return []
+        passed.append(node)
+        node = node.all_input_nodes[0]
+    return passed
+
+
+def separated(nodes: Sequence[fx.Node]) -> list[fx.Node]:
+    """The same, ready to be taken out: a view or fill inside that others read too is copied for the others."""
+    whole = kernel_nodes(nodes)
+    inside, computing = set(whole), set(nodes)
+    for node in whole:
+        if node in computing or node.target is operator.getitem:
+            continue
+        others = [user for user in node.users if user not in inside]
+        if not others:
+            continue
+        with node.graph.inserting_after(node):
+            copy = node.graph.node_copy(node)
+        copy.meta = dict(node.meta)
+        node.replace_all_uses_with(copy, delete_user_cb=lambda user, others=others: user in others)
+    return sorted(whole)
+
+
+def name_of(nodes: Sequence[fx.Node]) -> str:
+    """The operators' names, such as `add·layer_norm·gelu`."""
+    names = [_short(node) for node in nodes if not is_view(node.target)]
+    shown = list(dict.fromkeys(names))
+    return "·".join(shown[:4]) + (f"·+{len(shown) - 4}" if len(shown) > 4 else "")
+
+
+def _short(node: fx.Node) -> str:
+    packet = str(getattr(node.target, "overloadpacket", node.target))
+    return packet.rpartition(".")[2].removeprefix("native_").strip("_")
