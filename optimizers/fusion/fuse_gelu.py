@@ -31,7 +31,7 @@ from optimizers.patterns.activations import (
     polynomial,
     put_kernel,
     read_gated,
-    variable_of_cubic,
+    repeated_operands,
     variable_of_multiple,
 )
 from optimizers.patterns.expressions import plus_number, value
@@ -71,9 +71,11 @@ def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
 
 
 def _by_tanh(gate: fx.Node, numbers: Numbering) -> Part | None:
-    x = variable_of_cubic(gate.args[0], numbers)
-    inside = polynomial(gate.args[0], x, numbers) if x is not None else None
-    if x is None or inside is None or set(inside) - {0} != {1, 3}:
+    for x in repeated_operands(gate.args[0], numbers):  # type: ignore[arg-type]
+        inside = polynomial(gate.args[0], x, numbers)
+        if inside is not None and set(inside) - {0} == {1, 3}:
+            break
+    else:
         return None  # some other use of tanh
     if not is_polynomial(inside, {1: SLOPE, 3: SLOPE * CUBIC}, value(x).dtype):
         raise NotWhole(f"Its polynomial is not √(2/π)·(x + 0.044715·x³) to the precision of {value(x).dtype}.")

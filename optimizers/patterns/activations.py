@@ -7,6 +7,7 @@ a given polynomial of x, and what it is multiplied with a given multiple of x.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,6 @@ from optimizers.patterns.expressions import (
     number,
     operands,
     plus_number,
-    square_of,
     times_number,
     value,
 )
@@ -91,21 +91,20 @@ def is_polynomial(found: Polynomial | None, wanted: Mapping[int, float], dtype: 
     return all(math.isclose(found[power], factor, rel_tol=tolerance) for power, factor in wanted.items())
 
 
-def variable_of_cubic(node: Any, numbers: Numbering, depth: int = 8) -> fx.Node | None:
-    """x of an expression in which x², x³ or x·x·x stands."""
-    if not isinstance(node, fx.Node) or depth == 0:
-        return None
-    node = through(node)
-    if node.target is aten.pow.Tensor_Scalar and number(node.args[1]) in (2.0, 3.0):
-        return through(node.args[0])  # type: ignore[arg-type]
-    squared = square_of(node, numbers)
-    if squared is not None:
-        return squared
-    for each in operands(node, (*ADDITIONS, *PRODUCTS, *QUOTIENTS)) or ():
-        found = variable_of_cubic(each, numbers, depth - 1)
-        if found is not None:
-            return found
-    return None
+def repeated_operands(node: fx.Node, numbers: Numbering) -> list[fx.Node]:
+    """The values that an expression of sums, products and powers reads more than once, the outermost first: what it may be a polynomial of."""
+    times: Counter[fx.Node] = Counter()
+    level = [through(node)]
+    for _ in range(DEEPEST):
+        following = []
+        for each in dict.fromkeys(level):
+            pair = operands(each, (*ADDITIONS, *PRODUCTS, *QUOTIENTS))
+            whole = each.target is aten.pow.Tensor_Scalar and number(each.args[1]) in (2.0, 3.0)
+            inner = [through(each.args[0])] * 2 if whole else [arg for arg in pair or () if isinstance(arg, fx.Node)]  # type: ignore[arg-type]
+            times.update(numbers.of(arg) for arg in inner)
+            following.extend(inner)
+        level = following
+    return [value for value, count in times.items() if count > 1]
 
 
 def variable_of_multiple(node: fx.Node) -> tuple[fx.Node, float]:
