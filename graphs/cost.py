@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import flop_registry
 
 from graphs.bodies import bodies, kind_of
+from graphs.linear_cross_entropy import sizes, work
 from graphs.record import Cost
 from graphs.regions import Prepared, Region
 from graphs.rms_norm import launches as rms_norm_launches
@@ -94,6 +95,15 @@ KERNELS: dict[str, Callable[..., int]] = {
     "fxscope.rms_norm": lambda x, shape, weight=None, eps=None: rms_norm_launches(x, weight, backward=False),
     "fxscope.rms_norm_backward": lambda grad, x, shape, weight, eps: rms_norm_launches(x, weight, backward=True),
 }
+# Operators of ours that are loops over many of torch's.
+LOOPS: dict[str, Callable[..., Cost]] = {
+    "fxscope.linear_cross_entropy": lambda x, weight, bias, target, reduction, ignore, rows, wide: work(
+        sizes(x, weight, bias, rows, wide, gradient=False), reduction
+    ),
+    "fxscope.linear_cross_entropy_with_gradients": lambda grad, x, weight, bias, target, reduction, ignore, rows, wide: work(
+        sizes(x, weight, bias, rows, wide, gradient=True), reduction
+    ),
+}
 ALIASES = (aten._unsafe_view, aten.unsafe_split, aten.unsafe_split_with_sizes, aten.unsafe_chunk)
 
 
@@ -120,6 +130,9 @@ def cost(node: fx.Node) -> Cost:
         return _of_region(node, target)
     packet = getattr(target, "overloadpacket", target)
     value = node.meta.get("val")
+    if str(packet) in LOOPS:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda read: read.meta.get("val"))  # type: ignore[misc]
+        return LOOPS[str(packet)](*args, **kwargs)
     if bodies(node) and packet not in flop_registry:
         return _of_stacking(node, value)
     if packet in NOTHING or (not _leaves(value) and not isinstance(target, torch._ops.OpOverload)):  # sizes are computed on the host
