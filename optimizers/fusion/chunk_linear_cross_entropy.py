@@ -138,9 +138,9 @@ def rewrite(gm: fx.GraphModule, match: Match) -> None:
             parts[0] = given_back(gm, found, parts[0], value_of(x).shape[0])
             if not found.transposed:
                 parts[1] = call(gm, aten.t.default, parts[1])
-        for terms, new in zip(backward.terms, parts, strict=False):
-            if terms:
-                replace_terms(gm, terms, new, backward.nodes)
+        for index, new in enumerate(parts):
+            if backward.terms[index]:
+                replace_terms(gm, backward, index, new)
     output.replace_all_uses_with(loss)
     erase(match.nodes)
 

@@ -85,14 +85,14 @@ def rewrite(gm: fx.GraphModule, match: Match) -> None:
         out, *statistics = (result(gm, fused, index) for index in (range(3) if backward else range(1)))
     if backward:
         operands = [0, *([1] if weight else []), *([2] if bias else [])]  # which gradient of the kernel is that of which input
-        asked = dict(zip(operands, backward.terms, strict=True))
+        place = {operand: index for index, operand in enumerate(operands) if backward.terms[index]}
         with gm.graph.inserting_before(backward.first()):
-            wanted = [bool(asked.get(index)) for index in range(3)]
+            wanted = [operand in place for operand in range(3)]
             target = aten.native_layer_norm_backward.default
             gradient = call(gm, target, backward.grad, x, shape, *statistics, weight, bias, wanted)
-            new = {index: result(gm, gradient, index) for index in asked if wanted[index]}
-        for index, term in new.items():
-            replace_terms(gm, asked[index], term, backward.nodes)
+            new = {operand: result(gm, gradient, operand) for operand in place}
+        for operand, term in new.items():
+            replace_terms(gm, backward, place[operand], term)
     part.output.replace_all_uses_with(out)
     erase(match.nodes)
 

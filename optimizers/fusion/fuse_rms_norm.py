@@ -113,9 +113,9 @@ def rewrite(gm: fx.GraphModule, match: Match) -> None:
                 wanted = [True, weight is not None]
                 gradient = call(gm, aten._fused_rms_norm_backward.default, backward.grad, x, shape, rate, weight, wanted)
             parts = [result(gm, gradient, index) if terms else None for index, terms in enumerate(backward.terms)]
-        for terms, new in zip(backward.terms, parts, strict=True):
+        for index, new in enumerate(parts):
             if new is not None:
-                replace_terms(gm, terms, new, backward.nodes)
+                replace_terms(gm, backward, index, new)
     part.output.replace_all_uses_with(out)
     erase(match.nodes)
 

@@ -171,6 +171,6 @@ def put_kernel(
     if backward:
         with gm.graph.inserting_before(backward.first()):
             gradient = call(gm, back, backward.grad, x, **settings)
-        replace_terms(gm, backward.terms[0], gradient, backward.nodes)
+        replace_terms(gm, backward, 0, gradient)
     part.output.replace_all_uses_with(out)
     erase([*part.nodes, *(backward.nodes if backward else ())])

@@ -95,11 +95,13 @@ class Backward:
         edge: where the gradient of the part's result is read.
         nodes: everything that autograd wrote for the part.
         terms: for each input of the part, one term for each time that the part reads it; empty where nobody wants its gradient.
+        handed_on: the gradient of the part's result as found; where the part adds, it is a term itself.
     """
 
     edge: Edge
     nodes: list[fx.Node]
     terms: list[list[fx.Node]]
+    handed_on: fx.Node
 
     @property
     def grad(self) -> fx.Node:
@@ -108,7 +110,11 @@ class Backward:
 
     def first(self) -> fx.Node:
         """The first place where a gradient of an input is ready; the kernel's backward goes before it."""
-        return min(total(terms, self.nodes) for terms in self.terms if terms)
+        return min(total(self.now(index), self.nodes) for index, terms in enumerate(self.terms) if terms)
+
+    def now(self, index: int) -> list[fx.Node]:
+        """The terms of an input as the graph is now."""
+        return [self.grad if term is self.handed_on else term for term in self.terms[index]]
 
 
 @dataclass
@@ -147,8 +153,11 @@ class Gradients:
 
     def _check(self, part: Part, found: Backward, own: set[fx.Node]) -> None:
         last = {term for terms in found.terms for term in terms}
+        given = set(part.inputs)  # and what follows from inputs alone, which may as well stay
         for node in found.nodes:
-            for reader in readers(node) if node not in last else ():
+            if all(through(read) in given for read in node.all_input_nodes):
+                given.add(node)
+            for reader in readers(node) if node not in last and node not in given else ():
                 if reader not in own:
                     raise NotWhole(f"In its backward {node.name} is also read by {reader.name}, so it must exist.")
         for terms in found.terms:
@@ -163,11 +172,13 @@ class Gradients:
             self._templates[key] = _traced(part)
         template = self._templates[key]
         forward = self._forward(part, template)
+        known = dict(forward)
+        self._follow(template, known, set(part.nodes))  # what backward computes from saved values alone
         for node in template.nodes:
-            if node in forward or not any(through(read) in forward for read in node.all_input_nodes):
+            if node in known or not any(through(read) in known for read in node.all_input_nodes):
                 continue
-            for candidate in self._candidates(node, forward, part):
-                bound = dict(forward)
+            for candidate in self._candidates(node, known, part):
+                bound = dict(known)
                 if self._unify(node, candidate, bound) and template.grad in bound:
                     found = self._followed(template, forward, bound)
                     if found:
@@ -219,33 +230,36 @@ class Gradients:
             return written.keys() == actual.keys() and all(self._unify(written[key], actual[key], bound) for key in written)
         return type(written) is type(actual) and written == actual
 
-    def _followed(self, template: _Template, forward: dict[fx.Node, fx.Node], bound: dict[fx.Node, fx.Node]) -> Backward | None:
-        """Everything that follows from what is bound."""
-        taken = set(bound.values())
+    def _follow(self, template: _Template, bound: dict[fx.Node, fx.Node], taken: set[fx.Node]) -> None:
+        """Binds every node of the template whose operands are bound."""
+        taken = taken | set(bound.values())
         for node in template.nodes:
             if node in bound or node.target in SAME_VALUE or any(through(read) not in bound for read in node.all_input_nodes):
                 continue
-            alike = self._alike(node, bound)
             wanted = [bound[through(read)] for read in node.all_input_nodes]
             # Among equal nodes, the one that reads the nodes at hand and that no other node of the template took.
-            alike = sorted(alike, key=lambda one: ([through(read) for read in one.all_input_nodes] != wanted, one in taken))
+            alike = sorted(self._alike(node, bound), key=lambda one: ([through(read) for read in one.all_input_nodes] != wanted, one in taken))  # noqa: B023
             if alike:
                 bound[node] = alike[0]
                 taken.add(alike[0])
+
+    def _followed(self, template: _Template, forward: dict[fx.Node, fx.Node], bound: dict[fx.Node, fx.Node]) -> Backward | None:
+        """The backward, from everything that follows from what is bound."""
+        self._follow(template, bound, set(forward.values()))
         terms = []
         for leaves in template.leaves:
             found = [bound[through(leaf)] for leaf in leaves if leaf is not None and through(leaf) in bound]
-            if any(term is bound[template.grad] for term in found):
+            if set(found) == {bound[template.grad]}:
                 found = []  # an addition hands the gradient on as it is
             elif 0 < len(found) < len([leaf for leaf in leaves if leaf is not None]):
                 return None
             terms.append(found)
         if not any(terms):
             return None
-        nodes = dict.fromkeys(bound[node] for node in template.nodes if node in bound and node not in forward and node is not template.grad)
+        nodes = {bound[node] for node in template.nodes if node in bound and node not in forward}
         grad = bound[template.grad]
         edge = next((node, at) for node in sorted(nodes) for at, arg in enumerate(reads(node)) if through(arg) is grad)
-        return Backward(edge, sorted(nodes), terms)
+        return Backward(edge, sorted(nodes), terms, grad)
 
 
 def _read_outside(node: fx.Node, reader: fx.Node) -> str:
@@ -346,8 +360,10 @@ def _adds(user: fx.Node, term: fx.Node) -> bool:
     return user.target is aten.add.Tensor and not user.kwargs and all(isinstance(a, fx.Node) for a in user.args) and _layout(user) == _layout(term)
 
 
-def replace_terms(gm: fx.GraphModule, terms: Sequence[fx.Node], new: fx.Node, own: Collection[fx.Node]) -> None:
-    """One new term in the place of several: whatever else is in their sum stays in it."""
+def replace_terms(gm: fx.GraphModule, backward: Backward, index: int, new: fx.Node) -> None:
+    """One new term in the place of those of an input: whatever else is in their sum stays in it."""
+    terms = backward.now(index)
+    own = {*backward.nodes, new, *new.all_input_nodes}  # the kernel too reads a gradient that is handed on
     root, old = total(terms, own), set(terms)
     order: dict[fx.Node, fx.Node | None] = {}
 

@@ -121,7 +121,7 @@ def _spread(variance: fx.Node, numbers: Numbering) -> tuple[fx.Node, tuple[int, 
 
 def _is_first_of_var_mean(node: fx.Node) -> bool:
     source = node.args[0] if node.args else None
-    return isinstance(source, fx.Node) and source.target is aten.var_mean.correction and node.args[1] == 0
+    return isinstance(source, fx.Node) and source.target is aten.var_mean.correction and bool(node.args[1] == 0)
 
 
 def _from_var(source: fx.Node) -> tuple[fx.Node, tuple[int, ...], bool] | None:
@@ -141,7 +141,7 @@ def _is_mean_of(node: fx.Node, operand: fx.Node, numbers: Numbering) -> bool:
         return False
     node = through(node)
     if node.args and isinstance(node.args[0], fx.Node) and node.args[0].target is aten.var_mean.correction:
-        return node.args[1] == 1 and numbers.same(node.args[0].args[0], operand)
+        return bool(node.args[1] == 1) and numbers.same(node.args[0].args[0], operand)
     found = mean_of(node)
     return found is not None and numbers.same(uncast(found[0]), uncast(operand))
 
@@ -216,8 +216,9 @@ def _from_vector_norm(root: fx.Node, numbers: Numbering) -> Norm | None:
 
 def _norm(normal: fx.Node, values: fx.Node, shape: tuple[int, ...], eps: float, centred: bool, numbers: Numbering) -> Norm:
     """Walks down from the normalized values over weight, bias and casts; every stop is a choice."""
-    weight, bias = _weight_inside(normal, values, shape), None
-    stops = [(normal, weight, bias)]
+    weight: fx.Node | None = _weight_inside(normal, values, shape)
+    bias: fx.Node | None = None
+    stops: list[tuple[fx.Node, fx.Node | None, fx.Node | None]] = [(normal, weight, bias)]
     node = normal
     while len(readers := forward_readers(node)) == 1 and readers[0].op == "call_function":
         following = readers[0]
