@@ -10,6 +10,7 @@ contribute too, in any order: `Sum` finds the terms in the tree of additions, an
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -190,9 +191,10 @@ class Gradients:
         bound: dict[fx.Node, fx.Node] = {}
         for copies, each in zip(template.edges, part.inputs, strict=True):
             bound.update(dict.fromkeys(copies, each))
-        written = [node for node in template.nodes if node.target not in SAME_VALUE]
-        actual = [node for node in part.nodes if node.target not in SAME_VALUE]
-        bound.update(zip(written, actual, strict=False))  # the template begins with the part itself
+        written = iter([node for node in template.nodes if node.target not in SAME_VALUE])
+        for node in part.nodes:  # the template begins with the part, and names every result of an operator that has several
+            if node.target not in SAME_VALUE:
+                bound[next(each for each in written if _written_alike(each, node))] = node
         return bound
 
     def _alike(self, node: fx.Node, bound: dict[fx.Node, fx.Node]) -> list[fx.Node]:
@@ -270,6 +272,11 @@ def _read_outside(node: fx.Node, reader: fx.Node) -> str:
 def _layout(node: fx.Node) -> object:
     value = node.meta.get("val")
     return (tuple(value.shape), value.dtype) if isinstance(value, Tensor) else None
+
+
+def _written_alike(one: fx.Node, other: fx.Node) -> bool:
+    """Is it the same operator, and for a result of several the same one of them?"""
+    return one.target is other.target and (one.target is not operator.getitem or one.args[1] == other.args[1])
 
 
 def _written(part: Part) -> Any:
