@@ -421,9 +421,15 @@ def erase(nodes: Sequence[fx.Node]) -> None:
     for node in sorted(set(nodes), reverse=True):
         if node._erased or any(True for _ in readers(node)):
             continue
-        for user in _hanging(node):
-            node.graph.erase_node(user)
+        drop_hanging(node)
         node.graph.erase_node(node)
+
+
+def drop_hanging(node: fx.Node) -> None:
+    """Erases the checks and aliases of a node that nobody reads."""
+    for user in _hanging(node):
+        if not user.users:
+            node.graph.erase_node(user)
 
 
 def _hanging(node: fx.Node) -> list[fx.Node]:
