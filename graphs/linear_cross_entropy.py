@@ -88,7 +88,9 @@ def work(size: Sizes, reduction: int) -> Cost:
     written = logits * (narrow + wide + size.narrow * wide) + row
     read, written = read + 18 * size.tokens + 3 * row, written + 9 * size.tokens + 2 * row  # which rows count, and their losses
     if size.gradient:
-        launches += chunks * (5 + size.narrow + size.sums_apart + 2 * size.bias) + (6 if reduction == MEAN else 4) + size.sums_apart + size.bias
+        launches += (
+            chunks * (5 + size.narrow + size.sums_apart + 2 * size.bias) + (6 if reduction == MEAN else 4) + size.sums_apart + size.bias
+        )
         flops += 3 * logits + size.bias * (logits + chunks * size.words) + size.sums_apart * chunks * weight
         read += logits * (2 * wide + size.narrow * wide + (2 + size.bias) * narrow) + hidden + 8 * size.tokens + 4 * row
         read += chunks * weight * (narrow + (narrow + 4 if size.sums_apart else narrow)) + size.bias * chunks * 2 * size.words * narrow
@@ -195,7 +197,10 @@ def linear_cross_entropy_with_gradients(
     chunks = _Chunks(x, weight, bias, target, ignore, sizes(x, weight, bias, rows, wide, True))
     scale = torch.where(chunks.kept, (grad / chunks.kept.sum() if reduction == MEAN else grad).to(wide), 0).unsqueeze(1)
     minus = x.new_full((chunks.size.rows, 1), -1.0, dtype=wide)
-    of_x, of_weight = torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(weight, memory_format=torch.contiguous_format)
+    of_x, of_weight = (
+        torch.empty_like(x, memory_format=torch.contiguous_format),
+        torch.empty_like(weight, memory_format=torch.contiguous_format),
+    )
     of_bias = torch.zeros_like(bias) if bias is not None else x.new_empty(0)
     (of_weight if chunks.sum is None else chunks.sum).zero_()
     for part in chunks.ranges():

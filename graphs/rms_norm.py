@@ -52,7 +52,7 @@ def launches(x: Tensor, weight: Tensor | None, backward: bool) -> int:
     narrow = x.dtype in (torch.float16, torch.bfloat16)
     if not backward:
         return 5 + (weight is not None) + 2 * narrow
-    return 9 + 3 * narrow + (weight is not None) * (3 + narrow) 
+    return 9 + 3 * narrow + (weight is not None) * (3 + narrow)
 
 
 def _keep(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[object, ...], output: Tensor) -> None:

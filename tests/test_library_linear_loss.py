@@ -132,7 +132,11 @@ def test_a_language_model_that_returns_its_loss_alone_never_holds_logits(name: s
     assert result.step.verdict.kind in ("bitwise", "rounding"), result.step.verdict
     assert result.step.after.matmul_flops == result.step.before.matmul_flops
     assert result.step.after.launches > result.step.before.launches
-    left = [node.target for node in result.snapshot.nodes if "softmax" in node.target and "scaled" not in node.target or "cross_entropy" in node.target]
+    left = [
+        node.target
+        for node in result.snapshot.nodes
+        if "softmax" in node.target and "scaled" not in node.target or "cross_entropy" in node.target
+    ]
     assert left == ["fxscope.linear_cross_entropy_with_gradients.default"]
 
 
@@ -157,7 +161,12 @@ class Head(nn.Module):
         if self.how == "slice":
             return functional.cross_entropy(logits[:, :-1].reshape(-1, 200), target[:, 1:].reshape(-1))
         if self.how == "sum":
-            return functional.cross_entropy(logits.view(-1, 200).to(torch.promote_types(x.dtype, torch.float32)), target.view(-1), reduction="sum") / 7
+            return (
+                functional.cross_entropy(
+                    logits.view(-1, 200).to(torch.promote_types(x.dtype, torch.float32)), target.view(-1), reduction="sum"
+                )
+                / 7
+            )
         if self.how == "rows":
             losses = functional.cross_entropy(logits.view(-1, 200), target.view(-1), reduction="none")
             return (losses * torch.linspace(0, 1, losses.numel())).mean()

@@ -195,7 +195,12 @@ def twice(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return x * rate + w * rate
 
 
-REFUSED = [(other_values, "not the value whose squares"), (limited, "no such limit"), (outside, "added to the root"), (twice, "not by one product")]
+REFUSED = [
+    (other_values, "not the value whose squares"),
+    (limited, "no such limit"),
+    (outside, "added to the root"),
+    (twice, "not by one product"),
+]
 
 
 @pytest.mark.parametrize(("spelling", "reason"), REFUSED, ids=[spelling.__name__ for spelling, _ in REFUSED])

@@ -82,9 +82,13 @@ def _check(found: LinearLoss, backward: Backward | None, rows: int) -> None:
         if not (backward.terms[0] and backward.terms[1]):
             raise NotWhole("Only one of hidden states and weight needs a gradient.")
     size = sizes(x.new_empty((tokens, x.shape[1])), weight, None, rows, found.wide, gradient=backward is not None)
-    logits = sum(value_bytes(node.meta["val"]) for node in found.part.nodes if value_of(found.part.inputs[-1]) is not None and _is_large(node))
+    logits = sum(
+        value_bytes(node.meta["val"]) for node in found.part.nodes if value_of(found.part.inputs[-1]) is not None and _is_large(node)
+    )
     if size.workspace() >= logits:
-        raise NotWhole(f"The workspace of a chunk, {size.workspace():,} bytes, would be larger than logits and log-probabilities, {logits:,} bytes.")
+        raise NotWhole(
+            f"The workspace of a chunk, {size.workspace():,} bytes, would be larger than logits and log-probabilities, {logits:,} bytes."
+        )
 
 
 def _is_large(node: fx.Node) -> bool:

@@ -47,7 +47,12 @@ def polynomial(node: Any, x: fx.Node, numbers: Numbering, depth: int = DEEPEST) 
     if node.target is aten.pow.Tensor_Scalar:
         inner, exponent = polynomial(node.args[0], x, numbers, depth - 1), number(node.args[1])
         return _to_power(inner, int(exponent)) if inner and exponent in (1.0, 2.0, 3.0) else None
-    for targets, combine in ((ADDITIONS, _sum), ((aten.sub.Tensor, aten.sub.Scalar), _difference), (PRODUCTS, _product), (QUOTIENTS, _quotient)):
+    for targets, combine in (
+        (ADDITIONS, _sum),
+        ((aten.sub.Tensor, aten.sub.Scalar), _difference),
+        (PRODUCTS, _product),
+        (QUOTIENTS, _quotient),
+    ):
         pair = operands(node, targets)
         if pair:
             one, other = (polynomial(each, x, numbers, depth - 1) for each in pair)
@@ -161,9 +166,7 @@ def _times(so_far: Polynomial, node: fx.Node, reader: fx.Node, x: fx.Node, numbe
     return found
 
 
-def put_kernel(
-    gm: fx.GraphModule, part: Part, backward: Backward | None, forward: Any, back: Any, **settings: str
-) -> None:
+def put_kernel(gm: fx.GraphModule, part: Part, backward: Backward | None, forward: Any, back: Any, **settings: str) -> None:
     """An elementwise operator of one argument, and its backward, in the place of a part."""
     with gm.graph.inserting_before(part.output):
         x = part.read(0)

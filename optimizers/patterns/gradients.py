@@ -240,7 +240,9 @@ class Gradients:
                 continue
             wanted = [bound[through(read)] for read in node.all_input_nodes]
             # Among equal nodes, the one that reads the nodes at hand and that no other node of the template took.
-            alike = sorted(self._alike(node, bound), key=lambda one: ([through(read) for read in one.all_input_nodes] != wanted, one in taken))  # noqa: B023
+            alike = sorted(
+                self._alike(node, bound), key=lambda one: ([through(read) for read in one.all_input_nodes] != wanted, one in taken)
+            )  # noqa: B023
             if alike:
                 bound[node] = alike[0]
                 taken.add(alike[0])
@@ -364,7 +366,12 @@ def total(terms: Sequence[fx.Node], own: Collection[fx.Node] = ()) -> fx.Node:
 
 
 def _adds(user: fx.Node, term: fx.Node) -> bool:
-    return user.target is aten.add.Tensor and not user.kwargs and all(isinstance(a, fx.Node) for a in user.args) and _layout(user) == _layout(term)
+    return (
+        user.target is aten.add.Tensor
+        and not user.kwargs
+        and all(isinstance(a, fx.Node) for a in user.args)
+        and _layout(user) == _layout(term)
+    )
 
 
 def replace_terms(gm: fx.GraphModule, backward: Backward, index: int, new: fx.Node) -> None:

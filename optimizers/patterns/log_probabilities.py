@@ -67,7 +67,11 @@ def _is_maximum(node: Any, x: fx.Node, dim: int | None, numbers: Numbering) -> b
 
 def _goes_into_difference(node: fx.Node) -> bool:
     """A logsumexp that is a result of its own is no log-softmax."""
-    following = [user for reader in forward_readers(node) for user in ([reader] if reader.target is not aten.unsqueeze.default else forward_readers(reader))]
+    following = [
+        user
+        for reader in forward_readers(node)
+        for user in ([reader] if reader.target is not aten.unsqueeze.default else forward_readers(reader))
+    ]
     return any(user.target is aten.sub.Tensor for user in following)
 
 

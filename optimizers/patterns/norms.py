@@ -257,9 +257,7 @@ def _weight_inside(normal: fx.Node, values: fx.Node, shape: tuple[int, ...]) -> 
     return None
 
 
-def _vector_beside(
-    node: fx.Node, operand: fx.Node, targets: tuple[Any, ...], shape: tuple[int, ...], numbers: Numbering
-) -> fx.Node | None:
+def _vector_beside(node: fx.Node, operand: fx.Node, targets: tuple[Any, ...], shape: tuple[int, ...], numbers: Numbering) -> fx.Node | None:
     """The other operand, where it has the shape of a weight."""
     pair = operands(node, targets)
     if pair is None or numbers.same(*pair):

@@ -53,7 +53,11 @@ def _neighbours(stacked: fx.Node, numbers: Numbering) -> Part | None:
 def _rotated(node: fx.Node, numbers: Numbering, is_second: object, is_first: object) -> fx.Node | None:
     """x of an operator that joins −second(x) and first(x) at the end of the last dimension."""
     parts = node.args[0]
-    if not isinstance(parts, (list, tuple)) or len(parts) != 2 or (node.args[1] if len(node.args) > 1 else 0) not in (-1, value(node).dim() - 1):
+    if (
+        not isinstance(parts, (list, tuple))
+        or len(parts) != 2
+        or (node.args[1] if len(node.args) > 1 else 0) not in (-1, value(node).dim() - 1)
+    ):
         return None
     negated, first = (through(each) for each in parts)  # type: ignore[arg-type]
     if negated.target is not aten.neg.default:
@@ -86,7 +90,12 @@ def _is_every_second(node: fx.Node, start: int) -> bool:
     if node.target is not aten.slice.Tensor or len(node.args) != 5:
         return False
     last = value(node).dim() - 1
-    return node.args[1] % (last + 1) == last and (node.args[2] or 0) == start and node.args[4] == 2 and node.args[3] >= value(node.args[0]).shape[-1]  # type: ignore[operator, arg-type]
+    return (
+        node.args[1] % (last + 1) == last
+        and (node.args[2] or 0) == start
+        and node.args[4] == 2
+        and node.args[3] >= value(node.args[0]).shape[-1]
+    )  # type: ignore[operator, arg-type]
 
 
 def _turned(rotated: fx.Node, x: fx.Node, numbers: Numbering) -> Part:
