@@ -70,7 +70,7 @@ SPELLINGS = [by_logsumexp, by_logsumexp_spread, by_softmax, by_maximum, by_const
 @pytest.mark.parametrize("mode", ["inference", "training"])
 @pytest.mark.parametrize("spelling", SPELLINGS, ids=[spelling.__name__ for spelling in SPELLINGS])
 def test_every_spelling_becomes_torch_s_cross_entropy(spelling: Spelling, mode: str) -> None:
-    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+    for dtype in (torch.float32, torch.float64, torch.bfloat16) if mode == "training" else (torch.bfloat16,):
         result = applied(program_of(spelling, mode, dtype))
         assert len(result.step.matches) == 2, (dtype, result.step.misses)
         assert result.step.verdict.kind in ("bitwise", "rounding"), (dtype, result.step.verdict)

@@ -21,7 +21,7 @@ from torch import Tensor, fx
 from torch._guards import detect_fake_mode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from optimizers.patterns.numbering import CHECKS, SAME_VALUE, Numbering, readers, through
+from optimizers.patterns.numbering import CHECKS, COMMUTATIVE, SAME_VALUE, Numbering, readers, through
 
 aten = torch.ops.aten
 Edge = tuple[fx.Node, int]
@@ -217,11 +217,7 @@ class Gradients:
             written, actual = through(written), through(actual)
             if written in bound:
                 return self.numbers.same(bound[written], actual)
-            if written.op != "placeholder" and not (
-                written.target is actual.target
-                and self._unify(written.args, actual.args, bound)
-                and self._unify(written.kwargs, actual.kwargs, bound)
-            ):
+            if written.op != "placeholder" and not (written.target is actual.target and self._unify_reads(written, actual, bound)):
                 return False
             bound[written] = actual
             return _layout(written) == _layout(actual)
@@ -231,6 +227,16 @@ class Gradients:
         if isinstance(written, dict):
             return written.keys() == actual.keys() and all(self._unify(written[key], actual[key], bound) for key in written)
         return type(written) is type(actual) and written == actual
+
+    def _unify_reads(self, written: fx.Node, actual: fx.Node, bound: dict[fx.Node, fx.Node]) -> bool:
+        """The same for what two nodes of one operator read; a rewrite may have exchanged the operands of a sum or product."""
+        orders = [actual.args, actual.args[::-1]] if written.target in COMMUTATIVE else [actual.args]
+        for args in orders:
+            tried = dict(bound)
+            if self._unify(written.args, args, tried) and self._unify(written.kwargs, actual.kwargs, tried):
+                bound.update(tried)
+                return True
+        return False
 
     def _follow(self, template: _Template, bound: dict[fx.Node, fx.Node], taken: set[fx.Node]) -> None:
         """Binds every node of the template whose operands are bound."""
@@ -278,7 +284,7 @@ def _layout(node: fx.Node) -> object:
 
 def _written_alike(one: fx.Node, other: fx.Node) -> bool:
     """Is it the same operator, and for a result of several the same one of them?"""
-    return one.target is other.target and (one.target is not operator.getitem or one.args[1] == other.args[1])
+    return one.target is other.target and (one.target is not operator.getitem or bool(one.args[1] == other.args[1]))
 
 
 def _written(part: Part) -> Any:

@@ -16,6 +16,7 @@ from graphs.randomness import is_random
 
 aten = torch.ops.aten
 SAME_VALUE = (aten.detach.default, aten.alias.default)
+COMMUTATIVE = (aten.add.Tensor, aten.mul.Tensor)
 CHECKS = (aten._assert_tensor_metadata.default,)
 
 
@@ -65,8 +66,11 @@ class Numbering:
         return self._members.get(self._key(target, args, kwargs), [])
 
     def _key(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Hashable | None:
+        frozen = tuple(map(self._frozen, args))
+        if target in COMMUTATIVE and not kwargs and all(isinstance(each, fx.Node) for each in frozen):
+            frozen = tuple(sorted(frozen, key=id))
         try:
-            key = (target, self._frozen(args), tuple((name, self._frozen(kwargs[name])) for name in sorted(kwargs)))
+            key = (target, frozen, tuple((name, self._frozen(kwargs[name])) for name in sorted(kwargs)))
             hash(key)
         except TypeError:
             return None

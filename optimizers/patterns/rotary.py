@@ -79,23 +79,25 @@ def _is_half(node: fx.Node, x: fx.Node, which: int) -> bool:
     """The first or second half of the last dimension."""
     width = value(x).shape[-1]
     if node.target is operator.getitem:
-        return node.args[1] == which and value(node).shape[-1] * 2 == width
-    if node.target is not aten.slice.Tensor or len(node.args) != 4 or node.args[1] % value(x).dim() != value(x).dim() - 1:  # type: ignore[operator]
-        return False
-    start, end = node.args[2] or 0, min(node.args[3], width)  # type: ignore[type-var]
-    return (start, end) == ((0, width // 2) if which == 0 else (width // 2, width)) and width % 2 == 0
+        return bool(node.args[1] == which) and value(node).shape[-1] * 2 == width
+    cut = _cut(node)
+    return cut is not None and width % 2 == 0 and cut == (which * width // 2, (which + 1) * width // 2, 1)
 
 
 def _is_every_second(node: fx.Node, start: int) -> bool:
-    if node.target is not aten.slice.Tensor or len(node.args) != 5:
-        return False
-    last = value(node).dim() - 1
-    return (
-        node.args[1] % (last + 1) == last
-        and (node.args[2] or 0) == start
-        and node.args[4] == 2
-        and node.args[3] >= value(node.args[0]).shape[-1]
-    )  # type: ignore[operator, arg-type]
+    cut = _cut(node)
+    return cut is not None and (cut[0], cut[2]) == (start, 2) and cut[1] == value(through(node.args[0])).shape[-1]  # type: ignore[arg-type]
+
+
+def _cut(node: fx.Node) -> tuple[int, int, int] | None:
+    """Start, end and step of a slice of the last dimension."""
+    if node.target is not aten.slice.Tensor:
+        return None
+    dim, start, end, step = (*node.args[1:], *(0, 0, 2**63 - 1, 1)[len(node.args) - 1 :])
+    whole = value(node.args[0])  # type: ignore[arg-type]
+    if not all(isinstance(each, int) for each in (dim, end, step)) or dim % whole.dim() != whole.dim() - 1:  # type: ignore[operator]
+        return None
+    return int(start or 0), min(int(end), whole.shape[-1]), int(step)  # type: ignore[arg-type]
 
 
 def _turned(rotated: fx.Node, x: fx.Node, numbers: Numbering) -> Part:
