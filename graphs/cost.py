@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import flop_registry
 
+from graphs import blockwise_attention
 from graphs.bodies import bodies, kind_of
 from graphs.linear_cross_entropy import sizes, work
 from graphs.record import Cost
@@ -94,6 +95,8 @@ OWN_PER_ELEMENT = {"fxscope.rms_norm": 5, "fxscope.rms_norm_backward": 10}
 KERNELS: dict[str, Callable[..., int]] = {
     "fxscope.rms_norm": lambda x, shape, weight=None, eps=None: rms_norm_launches(x, weight, backward=False),
     "fxscope.rms_norm_backward": lambda grad, x, shape, weight, eps: rms_norm_launches(x, weight, backward=True),
+    "fxscope.blockwise_attention": blockwise_attention.kernels,
+    "fxscope.blockwise_attention_backward": blockwise_attention.kernels_backward,
 }
 # Operators of ours that are loops over many of torch's.
 LOOPS: dict[str, Callable[..., Cost]] = {
@@ -345,6 +348,8 @@ def _grouped_mm(one: Tensor, two: Tensor, *_: Any, **__: Any) -> int:
 
 # By name: the operators of transformers exist only once it is imported.
 GROUPED: dict[str, Callable[..., int]] = {
+    "fxscope.blockwise_attention": _attention,
+    "fxscope.blockwise_attention_backward": _attention_backward,
     "aten._grouped_mm": _grouped_mm,
     "transformers.grouped_mm_fallback": _grouped,
     "transformers.grouped_mm_fallback_backward": _grouped_backward,
