@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import flop_registry
 
 from graphs.bodies import bodies, kind_of
+from graphs.cost_fused import fused_operations
 from graphs.record import Cost
 from graphs.regions import Prepared, Region
 
@@ -121,6 +122,8 @@ def cost(node: fx.Node) -> Cost:
     if packet in NOTHING or (not _leaves(value) and not isinstance(target, torch._ops.OpOverload)):  # sizes are computed on the host
         return Cost()
     read, written = _bytes_read(node, packet, value), value_bytes(value)
+    if (fused := fused_operations(node)) is not None:
+        return Cost(sum(fused), fused[0], read, written, 1, True)
     flops, matmul, known = _operations(node, packet, value)
     return Cost(flops, flops if matmul else 0, read, written, KERNELS.get(str(packet), 1), known)
 
