@@ -25,14 +25,22 @@ class Claim(msgspec.Struct, frozen=True):
     peak_bytes: Direction = "any"
 
 
+ParameterKind = Literal["number", "nodes", "pairs"]
+
+
 class Parameter(msgspec.Struct, frozen=True):
-    """A number that the reader may set: its name, default, limits and meaning."""
+    """What the reader may set: its name, default, limits and meaning.
+
+    Attributes:
+        kind: a whole number within the limits; names of nodes (`add.mul.relu`); or pairs of names (`add.mul-relu.exp`). Of names the default is none.
+    """
 
     name: str
     default: int
     minimum: int
     maximum: int
     meaning: str
+    kind: ParameterKind = "number"
 
 
 class OptimizationRecord(msgspec.Struct, frozen=True):
@@ -92,6 +100,38 @@ class Verdict(msgspec.Struct, frozen=True):
     tensors: int = 0
 
 
+class PairRecord(msgspec.Struct, frozen=True):
+    """A producer and a consumer: are they in one kernel, and why, or why not.
+
+    Attributes:
+        bytes: of the value between them.
+        reason: a clause; way_out: what would make a fusion of them, where there is something.
+    """
+
+    producer: str
+    consumer: str
+    fused: bool
+    bytes: int
+    reason: str
+    way_out: str = ""
+
+
+class Move(msgspec.Struct, frozen=True):
+    """One rewrite of a search: the step in words, and the predicted seconds of the graph after it."""
+
+    words: str
+    seconds: float
+
+
+class SearchRecord(msgspec.Struct, frozen=True):
+    """What a search came to: the price of the start, greedy's path to where it stops, the found path, and how many graphs were priced."""
+
+    seconds: float
+    greedy: tuple[Move, ...]
+    found: tuple[Move, ...]
+    priced: int
+
+
 class StepRecord(msgspec.Struct, frozen=True):
     """One optimization applied to one graph.
 
@@ -100,6 +140,7 @@ class StepRecord(msgspec.Struct, frozen=True):
         parameters: the values used, defaults included.
         sites: the anchors of all matches found before any rewrite (with `only=` one of them is rewritten).
         claim_broken: the totals that went against the claim, as sentences; empty when it holds.
+        search: of a search, its path and greedy's.
     """
 
     optimization: str
@@ -114,6 +155,7 @@ class StepRecord(msgspec.Struct, frozen=True):
     verdict: Verdict
     claim_broken: tuple[str, ...] = ()
     seconds: float = 0.0
+    search: SearchRecord | None = None
 
 
 class Offer(msgspec.Struct, frozen=True):
