@@ -31,8 +31,9 @@ from torch import Tensor, fx, nn
 from optimizers.base import Example, Function, Match, Miss, Optimization, value_of
 from optimizers.editing import call, of_weights_alone, prepare
 from optimizers.patterns import onednn
+from optimizers.patterns.activations import Activation
 from optimizers.patterns.channel_order import readers_of_order
-from optimizers.patterns.epilogue import Activation, Epilogue, NotFused, Step, absorb, follow, why_not_absorbed
+from optimizers.patterns.epilogue import Epilogue, NotFused, Step, absorb, follow, why_not_absorbed
 from optimizers.patterns.onednn import Window
 from optimizers.record import Claim
 
@@ -118,7 +119,8 @@ def rewrite(gm: fx.GraphModule, match: Match) -> None:
 
 def _onednn(gm: fx.GraphModule, found: Epilogue) -> fx.Node:
     x, weight, bias = found.product.args[:3]
-    assert isinstance(x, fx.Node) and isinstance(weight, fx.Node)
+    assert isinstance(x, fx.Node)
+    assert isinstance(weight, fx.Node)
     window, flat = Window.of(found.product), value_of(x).dim() == 3
     factor, bias = absorb(gm, found, bias)  # type: ignore[arg-type]
     x = _with_height(gm, x)

@@ -33,7 +33,8 @@ from torch import Tensor, fx, nn
 from optimizers.base import Example, Function, Match, Miss, Optimization, phase_of, value_of
 from optimizers.editing import call, of_weights_alone, prepare
 from optimizers.patterns import onednn
-from optimizers.patterns.epilogue import Activation, Epilogue, NotFused, Step, absorb, follow, why_not_absorbed
+from optimizers.patterns.activations import Activation
+from optimizers.patterns.epilogue import Epilogue, NotFused, Step, absorb, follow, why_not_absorbed
 from optimizers.record import Claim
 
 aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
@@ -54,7 +55,8 @@ class Product:
         """Read off an `addmm` or `mm`, now: an earlier match may have replaced an operand."""
         added = node.args[0] if node.target is aten.addmm.default else None
         x, matrix = node.args[-2:]
-        assert isinstance(x, fx.Node) and isinstance(matrix, fx.Node)
+        assert isinstance(x, fx.Node)
+        assert isinstance(matrix, fx.Node)
         if matrix.target in (aten.t.default, aten.numpy_T.default):
             return cls(x, matrix.args[0], False, added)  # type: ignore[arg-type]
         return cls(x, matrix, True, added)  # type: ignore[arg-type]

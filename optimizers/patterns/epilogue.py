@@ -8,40 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
 
 from optimizers.base import phase_of, value_of
 from optimizers.editing import call, prepare
+from optimizers.patterns.activations import Activation, activation_of, written_by_hand
 
 aten = torch.ops.aten
 VIEWS = (aten.view.default, aten._unsafe_view.default)
-BINARY = {aten.add.Tensor: "add", aten.sub.Tensor: "sub", aten.mul.Tensor: "mul"}
+BINARY: dict[object, str] = {aten.add.Tensor: "add", aten.sub.Tensor: "sub", aten.mul.Tensor: "mul"}
 SCALES = (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar)
-NAMES = {
-    aten.relu.default: "relu",
-    aten.sigmoid.default: "sigmoid",
-    aten.tanh.default: "tanh",
-    aten.silu.default: "swish",
-    aten.hardswish.default: "hardswish",
-    aten.hardsigmoid.default: "hardsigmoid",
-}
 
 
 class NotFused(Exception):
     """A product that is left alone; `str(error)` is the reason."""
-
-
-@dataclass(frozen=True)
-class Activation:
-    """A function of each element, in oneDNN's words: its name, its numbers, and which of several formulas."""
-
-    name: str
-    numbers: tuple[float, ...] = ()
-    formula: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +62,7 @@ class Epilogue:
     """A product and the steps that follow it, at least one of which computes."""
 
     product: fx.Node
-    steps: tuple[Step, ...] = field(default=())
+    steps: tuple[Step, ...]
 
     @property
     def nodes(self) -> tuple[fx.Node, ...]:
@@ -140,13 +123,15 @@ def follow(product: fx.Node, channel: int, accepts: Accepts, taken: Collection[f
 
 def _next(value: fx.Node, product: fx.Node, channel: int) -> Step:
     """What the one reader of a value does with it."""
-    by_hand = _silu_by_hand(value)
+    single = next(iter(value.users)) if len(value.users) == 1 else None
+    activation = activation_of(single) if single is not None else None
+    if single is not None and activation is not None:
+        return Step(single, "activation", activation=activation)
+    by_hand = written_by_hand(value)
     if by_hand is not None:
-        return by_hand
+        nodes, activation = by_hand
+        return Step(nodes[-1], "activation", inner=tuple(nodes[:-1]), activation=activation)
     reader = _only_reader(value)
-    activation = activation_of(reader)
-    if activation is not None:
-        return Step(reader, "activation", activation=activation)
     if reader.target in VIEWS:
         if channel == -1 and value_of(reader).shape[-1:] == value_of(product).shape[-1:]:
             return Step(reader, "view")
@@ -174,44 +159,6 @@ def _only_reader(value: fx.Node) -> fx.Node:
     if not isinstance(readers[0].meta.get("val"), Tensor):
         raise NotFused("Nothing follows it that its kernel could do for each element.")
     return readers[0]
-
-
-def _silu_by_hand(value: fx.Node) -> Step | None:
-    """`x * sigmoid(x)`."""
-    if len(value.users) != 2:
-        return None
-    gate, product = sorted(value.users, key=lambda reader: reader.target is not aten.sigmoid.default)
-    if gate.target is not aten.sigmoid.default or product.target is not aten.mul.Tensor or list(gate.users) != [product]:
-        return None
-    if set(product.args) != {value, gate}:
-        return None
-    return Step(product, "activation", inner=(gate,), activation=Activation("swish"))
-
-
-def activation_of(node: fx.Node) -> Activation | None:
-    """The activation that a node is, if oneDNN has it."""
-    if node.target in NAMES:
-        return Activation(NAMES[node.target])
-    if node.target is aten.gelu.default:
-        formula = node.kwargs.get("approximate", node.args[1] if len(node.args) > 1 else "none")
-        return Activation("gelu", formula=str(formula))
-    if node.target is aten.leaky_relu.default:
-        return Activation("leaky_relu", (_number(node, 1, 0.01),))
-    if node.target is aten.hardtanh.default:
-        return _limits(_number(node, 1, -1.0), _number(node, 2, 1.0))
-    if node.target is aten.clamp.default and len(node.args) == 3 and None not in node.args:
-        return _limits(_number(node, 1, 0.0), _number(node, 2, 0.0))
-    if node.target is aten.clamp_min.default and node.args[1] == 0:
-        return Activation("relu")
-    return None
-
-
-def _limits(low: float, high: float) -> Activation | None:
-    return Activation("hardtanh", (low, high)) if low <= high else None
-
-
-def _number(node: fx.Node, place: int, default: float) -> float:
-    return float(node.args[place]) if len(node.args) > place else default  # type: ignore[arg-type]
 
 
 def _factor(node: fx.Node) -> float:
