@@ -29,7 +29,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from optimizers.base import Example, Function, Match, Miss, Optimization, value_of
-from optimizers.editing import call, of_weights_alone, prepare
+from optimizers.editing import call, prepare, weights_that_stand_still
+from optimizers.patterns import cudnn as cudnn
 from optimizers.patterns import onednn
 from optimizers.patterns.activations import Activation
 from optimizers.patterns.channel_order import readers_of_order
@@ -43,7 +44,7 @@ RELU = Activation("relu")
 
 def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
     """Every convolution, with what its kernel could do beside it."""
-    once, ordered, taken = of_weights_alone(gm), readers_of_order(gm), set()
+    once, ordered, taken = weights_that_stand_still(gm), readers_of_order(gm), set[fx.Node]()
     found: list[Match | Miss] = []
     # The last first: of two convolutions that are added, the later one can do the sum.
     for node in reversed(gm.graph.nodes):
