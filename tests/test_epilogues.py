@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
@@ -19,7 +19,7 @@ from graphs.origin import Origin
 from graphs.program import Program
 from graphs.snapshot import snapshot
 from graphs.sources.zoo import zoo_source
-from optimizers.base import Example, Match, Miss
+from optimizers.base import Example, Match
 from optimizers.fusion import fuse_convolution_epilogue as of_convolution
 from optimizers.fusion import fuse_matmul_epilogue as of_matmul
 from optimizers.patterns.activations import Activation, written_by_hand
@@ -27,6 +27,7 @@ from optimizers.pipeline import Applied, apply, apply_optimization
 from optimizers.record import StepRecord
 from optimizers.verify import Judge
 from profiler.peak import peak_bytes
+from tests.gpu_graphs import as_if_on_gpu
 
 aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
 POINTWISE: list[tuple[str, Callable[[Tensor], Tensor]]] = [
@@ -335,57 +336,33 @@ def test_costs_count_the_product_and_each_element_after_it() -> None:
     assert found[2].bytes_read == 4 * (4 * 8 + 16 * 8 + 16 + 4 * 16)
 
 
-def on_a_gpu(function: Callable[..., Tensor], *shapes: tuple[int, ...]) -> fx.GraphModule:
-    """A graph for a GPU, made without one: fake tensors that say they are there."""
-    mode = FakeTensorMode()
-    values = [FakeTensor(mode, torch.empty(shape, device="meta"), torch.device("cuda", 0)) for shape in shapes]
-    gm = make_fx(function)(*values)
-    for node in gm.graph.nodes:
-        node.meta["origin"] = Origin("forward", "", None, (node.name,))
-    return gm
+def on_a_gpu(model: nn.Module, x: Tensor, optimization: object) -> tuple[list[str], str]:
+    """(operators after the step, reasons) for a graph that says it is on a GPU; nothing is run."""
+    program = as_if_on_gpu(capture(Example(lambda: model, lambda: (x,)).source(), "inference", "cpu").program)
+    found = apply_optimization(program, snapshot(program), optimization.OPTIMIZATION, {})  # type: ignore[attr-defined]
+    assert found.step.claim_broken == ()
+    return [target for target in targets(found.program) if "aten.t." not in target], reasons(found.step)
 
 
-def fused_on_a_gpu(optimization: object, gm: fx.GraphModule) -> tuple[list[str], list[str]]:
-    """(operators after the rewrite, reasons)."""
-    found = list(optimization.find(gm))  # type: ignore[attr-defined]
-    for match in (each for each in found if isinstance(each, Match)):
-        optimization.rewrite(gm, match)  # type: ignore[attr-defined]
-        gm.graph.eliminate_dead_code()
-    gm.graph.lint()
-    left = [str(node.target) for node in gm.graph.nodes if node.op == "call_function"]
-    return left, [each.reason for each in found if isinstance(each, Miss)]
-
-
-def linear_and(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    return lambda x, w, b: function(functional.linear(x, w, b))
-
-
-def test_on_a_gpu_it_is_cublas_and_cudnn() -> None:
-    def block(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        return torch.relu(torch.relu(torch.conv2d(x, w, b, padding=1)) + x)
-
-    left, _ = fused_on_a_gpu(
-        of_convolution,
-        on_a_gpu(lambda x, w, b: torch.relu(torch.conv2d(block(x, w, b), w, b, padding=1) + x), (2, 16, 8, 8), (16, 16, 3, 3), (16,)),
-    )
-    assert left == [
-        "aten.cudnn_convolution_relu.default",
-        "aten.add.Tensor",
-        "aten.relu.default",
-        "aten.cudnn_convolution_add_relu.default",
-    ]
-    left, why = fused_on_a_gpu(
-        of_convolution, on_a_gpu(lambda x, w, b: torch.conv2d(x, w, b, padding=1) + x, (2, 16, 8, 8), (16, 16, 3, 3), (16,))
-    )
+def test_on_a_gpu_a_relu_with_or_without_a_sum_is_cudnns() -> None:
+    layer, image = nn.Conv2d(16, 16, 3, padding=1), torch.randn(2, 16, 8, 8)
+    relu, add_relu = "aten.cudnn_convolution_relu.default", "aten.cudnn_convolution_add_relu.default"
+    assert on_a_gpu(After(layer, lambda y, _x: torch.relu(y)), image, of_convolution) == ([relu], "")
+    assert on_a_gpu(After(layer, lambda y, x: torch.relu(x + y)), image, of_convolution) == ([add_relu], "")
+    left, why = on_a_gpu(After(layer, lambda y, x: x + y), image, of_convolution)
     assert left == ["aten.convolution.default", "aten.add.Tensor"]
-    assert "a sum with a ReLU" in why[0]
-    for function, name in (
-        (torch.relu, "_addmm_activation"),
-        (lambda y: functional.gelu(y, approximate="tanh"), "_addmm_activation"),
-        (functional.gelu, "addmm"),
-    ):
-        left, why = fused_on_a_gpu(of_matmul, on_a_gpu(linear_and(function), (4, 8), (16, 8), (16,)))
-        assert f"aten.{name}.default" in left, (left, why)
+    assert "a sum with a ReLU, not add" in why
+
+
+def test_on_a_gpu_a_relu_or_a_gelu_by_tanh_is_cublas() -> None:
+    layer, rows = nn.Linear(8, 16), torch.randn(4, 8)
+    for function in (torch.relu, lambda y: functional.gelu(y, approximate="tanh")):
+        assert on_a_gpu(After(layer, lambda y, _x, f=function: f(y)), rows, of_matmul) == (["aten._addmm_activation.default"], "")
+    left, why = on_a_gpu(After(layer, lambda y, _x: functional.gelu(y)), rows, of_matmul)
+    assert left == ["aten.addmm.default", "aten.gelu.default"]
+    assert "not gelu" in why
+    left, why = on_a_gpu(After(nn.Linear(8, 16, bias=False), lambda y, _x: torch.relu(y)), rows, of_matmul)
+    assert "begins with a bias" in why
 
 
 def test_finding_takes_time_in_proportion_to_the_graph() -> None:

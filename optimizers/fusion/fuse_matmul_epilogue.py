@@ -124,7 +124,7 @@ def _can_be_rows(other: Tensor, product: Tensor) -> bool:
         return False
     try:
         other.view(product.shape)
-    except RuntimeError:
+    except (RuntimeError, ValueError):  # the second from fake tensors
         return False
     return True
 

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from graphs.bodies import bodies, held_graph
 from graphs.cost import is_view
 from graphs.regions import Prepared, region_of
-from optimizers.patterns.onednn import with_channels_last
+from optimizers.patterns.onednn import LAST, with_channels_last
 
 aten = torch.ops.aten
 VIEWS = (aten.view.default, aten._unsafe_view.default)
@@ -33,7 +33,7 @@ def readers_of_order(gm: fx.GraphModule) -> dict[fx.Node, fx.Node]:
 
 def _has_channels(node: fx.Node) -> bool:
     value = node.meta.get("val")
-    return isinstance(value, tuple | list) or (isinstance(value, Tensor) and value.dim() in (3, 4, 5))
+    return isinstance(value, tuple | list) or (isinstance(value, Tensor) and value.dim() >= 3)
 
 
 def _needs(node: fx.Node, reader: fx.Node, found: dict[fx.Node, fx.Node]) -> fx.Node | None:
@@ -53,7 +53,7 @@ def _needs(node: fx.Node, reader: fx.Node, found: dict[fx.Node, fx.Node]) -> fx.
 def _allows(node: fx.Node, view: fx.Node) -> bool:
     try:
         _imagined(node).view(tuple(view.meta["val"].shape))
-    except RuntimeError:
+    except (RuntimeError, ValueError):  # the second from fake tensors
         return False
     return True
 
@@ -62,7 +62,7 @@ def _imagined(node: fx.Node) -> Tensor:
     """The value, without memory, as it will be laid out; a view (a permutation, a slice) is taken of what is laid out so."""
     value = node.meta["val"]
     if not is_view(node.target) or node.target in VIEWS or not _has_channels(node.all_input_nodes[0]) or len(node.all_input_nodes) > 1:
-        return with_channels_last(value)
+        return with_channels_last(value) if value.dim() in LAST else value.to("meta")
     source = node.all_input_nodes[0]
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda read: _imagined(source))  # type: ignore[misc]
     return node.target(*args, **kwargs)  # type: ignore[operator]
