@@ -13,9 +13,9 @@ convolution wants it. On a GPU it is cuDNN's `cudnn_convolution_relu` or `cudnn_
 ## When it does not apply
 In training: filters change in every step, so they cannot be prepared once, and without that the kernel saved is spent on
 bringing them into order. When somebody else reads the value in between. When a later `view` needs the channels first: the copy would
-cost what the fusion saves. oneDNN has no float64. Batch norm between convolution and activation: fold it first. Sums are taken in another
-order, so results differ by rounding; and oneDNN's ReLU and clamps give a limit where PyTorch's give NaN, so a model that is broken
-already may look healthy.
+cost what the fusion saves. oneDNN has no float64. With a batch norm between convolution and activation: fold it first. Sums are taken in
+another order, so results differ by rounding; and where PyTorch's ReLU, clamps and hard sigmoid give NaN for NaN, oneDNN's give a number,
+so a model that is broken already may look healthy.
 
 ## Try it
 Fold the batch norms of a ResNet first, then apply this: no launch for a ReLU or a sum is left between convolutions.

@@ -13,8 +13,8 @@ in every step, they are read as they are.
 ## When it does not apply
 Somebody else reads the value in between: backward needs what GELU and SiLU were applied to, but for ReLU only its result, so
 `linear → relu` fuses in training and `linear → gelu` does not. The CPU kernel does one activation, or one sum, difference or product
-with a tensor of the same size, not both. oneDNN has no float64. Sums are taken in another order, so results differ by rounding; and oneDNN's ReLU and clamps give a limit where PyTorch's give
-NaN, so a model that is broken already may look healthy.
+with a tensor of the same size, not both. oneDNN has no float64. Sums are taken in another order, so results differ by rounding; and
+where PyTorch's ReLU, clamps and hard sigmoid give NaN for NaN, oneDNN's give a number, so a model that is broken already may look healthy.
 
 ## Try it
 Measure a GPT-2 graph: PyTorch's own matmul in float32 is MKL's, and on a processor that MKL does not favour oneDNN's is faster by more
