@@ -22,7 +22,7 @@ from graphs.sources.zoo import zoo_source
 from optimizers.base import Example, Match
 from optimizers.fusion import fuse_convolution_epilogue as of_convolution
 from optimizers.fusion import fuse_matmul_epilogue as of_matmul
-from optimizers.patterns.activations import Activation, written_by_hand
+from optimizers.patterns.elementwise_functions import Activation, written_by_hand
 from optimizers.pipeline import Applied, apply, apply_optimization
 from optimizers.record import StepRecord
 from optimizers.verify import Judge

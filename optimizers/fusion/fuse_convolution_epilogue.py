@@ -32,8 +32,8 @@ from optimizers.base import Example, Function, Match, Miss, Optimization, value_
 from optimizers.editing import call, prepare, weights_that_stand_still
 from optimizers.patterns import cudnn as cudnn
 from optimizers.patterns import onednn
-from optimizers.patterns.activations import Activation
 from optimizers.patterns.channel_order import readers_of_order
+from optimizers.patterns.elementwise_functions import Activation
 from optimizers.patterns.epilogue import Epilogue, NotFused, Step, absorb, follow, why_not_absorbed
 from optimizers.patterns.onednn import Window
 from optimizers.record import Claim

@@ -33,7 +33,7 @@ from torch import Tensor, fx, nn
 from optimizers.base import Example, Function, Match, Miss, Optimization, value_of
 from optimizers.editing import call, prepare, weights_that_stand_still
 from optimizers.patterns import onednn
-from optimizers.patterns.activations import Activation
+from optimizers.patterns.elementwise_functions import Activation
 from optimizers.patterns.epilogue import Epilogue, NotFused, Step, absorb, follow, why_not_absorbed
 from optimizers.record import Claim
 

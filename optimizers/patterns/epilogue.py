@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from optimizers.base import phase_of, value_of
 from optimizers.editing import call, prepare
-from optimizers.patterns.activations import Activation, activation_of, written_by_hand
+from optimizers.patterns.elementwise_functions import Activation, activation_of, written_by_hand
 
 aten = torch.ops.aten
 VIEWS = (aten.view.default, aten._unsafe_view.default)
