@@ -204,6 +204,8 @@ class _Checked(fx.Interpreter):
 def _differs(said: Tensor, real: Tensor) -> bool:
     if said.shape != real.shape or said.dtype != real.dtype:
         return True
+    if real.layout is not torch.strided:
+        return False  # packed for one kernel, which alone knows the order of its memory
     strides = [(a, b) for a, b, size in zip(said.stride(), real.stride(), said.shape, strict=True) if size > 1]
     return real.numel() > 0 and any(a != b for a, b in strides)
 
