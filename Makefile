@@ -8,13 +8,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: run test setup clean
 
-run: $(VENV)/.run
+run: $(VENV)/.run $(VENV)/.compiler
 	$(BIN)/python -m streamlit run app.py
 
 test: setup
 	$(BIN)/python -m pytest
 
-setup: $(VENV)/.test $(VENV)/.browser
+setup: $(VENV)/.test $(VENV)/.browser $(VENV)/.compiler
 
 # Debian splits venv from python3; root gets the missing half.
 $(BIN)/python:
@@ -36,6 +36,13 @@ $(VENV)/.browser: $(VENV)/.test
 	@if command -v chromium >/dev/null; then true; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; \
 	else $(BIN)/playwright install chromium; fi
+	@touch $@
+
+# Fused kernels are compiled from C++ on a CPU.
+$(VENV)/.compiler: | $(BIN)/python
+	@if command -v g++ >/dev/null; then true; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq --no-install-recommends g++; \
+	else echo "No g++ here: fused kernels need it (on Debian: sudo apt install g++)."; fi
 	@touch $@
 
 clean:

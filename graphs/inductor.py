@@ -200,6 +200,7 @@ def _lowering(body: fx.GraphModule, way: _Way) -> Iterator[tuple[Any, list[Tenso
     record_original_output_strides(gm)
     graph = GraphLowering(gm, example_inputs=inputs, shape_env=ShapeEnv(), is_inference=True)
     settings = {
+        "force_pointwise_cat": True,
         "split_reductions": False,
         "realize_reads_threshold": 32,
         "realize_opcount_threshold": 400,

@@ -20,6 +20,7 @@ from graphs.inductor import Call, Lowered, compiled, lower
 from graphs.regions import Region
 
 CXX = re.compile(r"async_compile\.cpp_pybinding\((\[.*?\]), r?'''(.*?)'''", re.DOTALL)
+ENOUGH = 2  # one alone compiles when it runs
 COMPILERS = 2  # C++ compilers at once
 _lowered: dict[str, Lowered] = {}
 _calls: dict[tuple[str, tuple[Any, ...]], Call] = {}
@@ -83,6 +84,8 @@ def kernels_of(gm: fx.GraphModule) -> list[Kernel]:
 def compile_ahead(gm: fx.GraphModule, on_share: Callable[[float], None] = lambda share: None) -> None:
     """Runs the C++ compiler for all kernels of a graph, several at once, so that the first run only loads what is there."""
     waiting = [kernel for kernel in kernels_of(gm) if not any(key == kernel.key for key, _ in _calls)]
+    if len(waiting) < ENOUGH:
+        return
     jobs = {(types, code) for kernel in waiting for types, code in CXX.findall(kernel.lowered.module)}
     with ThreadPoolExecutor(COMPILERS) as pool:
         for number, _ in enumerate(pool.map(_compile_cxx, sorted(jobs))):

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 
+from graphs.kernels import compile_ahead
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -88,6 +90,7 @@ class Program:
 
     def run(self, inputs: Sequence[Tensor], seed: int = 0) -> list[Tensor | None]:
         """Runs the graph on real tensors; random operators start from `seed`. One value per output spec."""
+        compile_ahead(self.gm)
         torch.manual_seed(seed)
         with torch.no_grad():
             values = fx.Interpreter(self.gm).run(*inputs)

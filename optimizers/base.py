@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from graphs.randomness import is_random as is_random
 from graphs.sources.base import ModelSource
-from optimizers.record import Claim, Exactness, OptimizationRecord, Parameter
+from optimizers.record import Claim, Exactness, OptimizationRecord, PairRecord, Parameter
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Example:
 
 @dataclass(frozen=True)
 class Optimization:
-    """One optimization. `find(gm, **parameters)` only reads; `rewrite(gm, match)` changes one place."""
+    """One optimization. `find(gm, **parameters)` only reads; `rewrite(gm, match)` changes one place. `explain(gm, **parameters)`, of those that
+    have one, says for every producer and consumer whether they come together, and why not."""
 
     name: str
     summary: str
@@ -69,6 +70,7 @@ class Optimization:
     exactness: Exactness
     parameters: tuple[Parameter, ...] = ()
     applies_to: tuple[str, ...] = ("inference", "training")
+    explain: Callable[..., list[PairRecord]] | None = None
 
     @property
     def record(self) -> OptimizationRecord:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from graphs.errors import RequestError
 from optimizers.base import Optimization
+from optimizers.record import Parameter
 
 KINDS = ("cleanup", "algebra", "fusion", "search", "memory")
 
@@ -40,14 +41,14 @@ def named(name: str) -> Optimization:
     return known[name]
 
 
-def parse_settings(optimization: Optimization, settings: Mapping[str, str]) -> tuple[dict[str, int], str]:
+def parse_settings(optimization: Optimization, settings: Mapping[str, str]) -> tuple[dict[str, int | str], str]:
     """Settings as text -> (parameters with defaults filled in, the only site or '').
 
     Raises:
-        RequestError: an unknown setting, or a value that is not a whole number within its limits.
+        RequestError: an unknown setting, or a value that is not a whole number within its limits, or not names.
     """
     known = {parameter.name: parameter for parameter in optimization.parameters}
-    values = {parameter.name: parameter.default for parameter in optimization.parameters}
+    values: dict[str, int | str] = {one.name: one.default if one.kind == "number" else "" for one in optimization.parameters}
     for key, text in settings.items():
         if key == "only":
             continue
@@ -55,9 +56,22 @@ def parse_settings(optimization: Optimization, settings: Mapping[str, str]) -> t
         if key not in known:
             choices = ", ".join([*known, "only"])
             raise RequestError(f"{optimization.name} has no setting `{key}`", where=where, help=f"It has: {choices}.")
-        limits = known[key]
-        if not text.isdecimal() or not limits.minimum <= int(text) <= limits.maximum:
-            way_out = f"Give a whole number from {limits.minimum} to {limits.maximum}."
-            raise RequestError(f"`{text}` is not a value of `{key}`", where=where, help=way_out)
-        values[key] = int(text)
+        values[key] = _number(known[key], text, where) if known[key].kind == "number" else _names(known[key], text, where)
     return values, settings.get("only", "")
+
+
+def _number(parameter: Parameter, text: str, where: str) -> int:
+    if not text.isdecimal() or not parameter.minimum <= int(text) <= parameter.maximum:
+        way_out = f"Give a whole number from {parameter.minimum} to {parameter.maximum}."
+        raise RequestError(f"`{text}` is not a value of `{parameter.name}`", where=where, help=way_out)
+    return int(text)
+
+
+def _names(parameter: Parameter, text: str, where: str) -> str:
+    """Names of nodes joined by dots, or pairs of them joined by hyphens."""
+    pairs = [part.split(".") for part in text.split("-")]
+    fits = all(len(pair) == 2 for pair in pairs) if parameter.kind == "pairs" else len(pairs) == 1
+    if not fits or not all(name.isidentifier() for pair in pairs for name in pair):
+        way_out = "Write pairs as a.b-c.d." if parameter.kind == "pairs" else "Write names as a.b.c."
+        raise RequestError(f"`{text}` is not a value of `{parameter.name}`", where=where, help=way_out)
+    return text

@@ -116,7 +116,7 @@ def broken_claims(claim: Claim, before: Totals, after: Totals) -> tuple[str, ...
     return tuple(found)
 
 
-def _find(program: Program, optimization: Optimization, parameters: Mapping[str, int]) -> tuple[list[Match], list[Miss]]:
+def _find(program: Program, optimization: Optimization, parameters: Mapping[str, int | str]) -> tuple[list[Match], list[Miss]]:
     if program.mode not in optimization.applies_to:
         return [], [Miss(program.gm.graph.output_node(), f"It applies to {' and '.join(optimization.applies_to)} only.")]
     found = list(optimization.find(program.gm, **parameters))

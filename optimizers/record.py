@@ -25,14 +25,22 @@ class Claim(msgspec.Struct, frozen=True):
     peak_bytes: Direction = "any"
 
 
+ParameterKind = Literal["number", "nodes", "pairs"]
+
+
 class Parameter(msgspec.Struct, frozen=True):
-    """A number that the reader may set: its name, default, limits and meaning."""
+    """What the reader may set: its name, default, limits and meaning.
+
+    Attributes:
+        kind: a whole number within the limits; names of nodes (`add.mul.relu`); or pairs of names (`add.mul-relu.exp`). Of names the default is none.
+    """
 
     name: str
     default: int
     minimum: int
     maximum: int
     meaning: str
+    kind: ParameterKind = "number"
 
 
 class OptimizationRecord(msgspec.Struct, frozen=True):
@@ -90,6 +98,22 @@ class Verdict(msgspec.Struct, frozen=True):
     worst: WorstTensor | None = None
     reason: str = ""
     tensors: int = 0
+
+
+class PairRecord(msgspec.Struct, frozen=True):
+    """A producer and a consumer: are they in one kernel, and why, or why not.
+
+    Attributes:
+        bytes: of the value between them.
+        reason: a clause; way_out: what would make a fusion of them, where there is something.
+    """
+
+    producer: str
+    consumer: str
+    fused: bool
+    bytes: int
+    reason: str
+    way_out: str = ""
 
 
 class StepRecord(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from graphs import collector
+from graphs.kernels import compile_ahead
 from graphs.program import Program
 from graphs.randomness import is_random
 from profiler.devices import detect
@@ -106,6 +107,7 @@ def timed_rounds(runs: Sequence[Run], seed: int, budget_s: float, on_share: Call
 def _run(program: Program, inputs: Sequence[Tensor], seed: int) -> Run:
     """One run of the graph's generated code, until the device has finished it."""
     graph = program.gm
+    compile_ahead(graph)
     graph.recompile()  # what runs is this graph, whatever code an earlier one left
     wait = torch.cuda.synchronize if program.device == "cuda" else lambda: None
 

@@ -26,33 +26,47 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, fx, nn
 
-from graphs.cost import cost
-from graphs.errors import RewriteError
 from graphs.kernels import Kernel
-from graphs.regions import collapse, extract
+from graphs.regions import collapse
 from optimizers.base import Example, Function, Match, Miss, Optimization
-from optimizers.planning.bodies import kernel_nodes, name_of, separated
-from optimizers.planning.plan import greedy
-from optimizers.record import Claim
+from optimizers.planning.bodies import launches_of, name_of, pairs_of, separated
+from optimizers.planning.explain import explain as explain_plan
+from optimizers.planning.plan import Plan, greedy
+from optimizers.planning.search import search
+from optimizers.record import Claim, PairRecord, Parameter
 
 
-def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
+def find(gm: fx.GraphModule, effort: int = 0, apart: str = "") -> Iterator[Match | Miss]:
     """The planner's groups that really become fewer launches, and why the others do not."""
-    plan = greedy(gm)
+    by_name = {node.name: node for node in gm.graph.nodes}
+    plan, how = planned(gm, effort, apart)
+    rejected: dict[fx.Node, str] = {}
     for nodes in plan.kernels():
-        whole = kernel_nodes(nodes)
-        try:
-            kernel = Kernel(name_of(nodes), extract(whole)[0])
-            after, before = kernel.launches, sum(cost(node).launches for node in nodes)
-        except RewriteError as error:
-            yield Miss(nodes[0], str(error))
-            continue
-        if after < before:
-            yield Match(nodes[-1], tuple(nodes), note=f"{len(nodes)} operators, {before} launches become {after}")
+        after, before, reason = launches_of(nodes)
+        if reason:
+            rejected.update(dict.fromkeys(nodes, reason))
+            yield Miss(nodes[0], reason)
         else:
-            yield Miss(
-                nodes[0], f"Inductor needs {after} loops for these {len(nodes)} operators, which are {before} launches as they stand."
-            )
+            yield Match(nodes[-1], tuple(nodes), note=f"{len(nodes)} operators, {before} launches become {after}{how}")
+    for pair in explain_plan(plan, rejected, pairs_of(gm, apart)):
+        if not pair.fused and pair.bytes and plan.group[by_name[pair.consumer]].fusible:
+            yield Miss(by_name[pair.consumer], f"Not with {pair.producer}: {pair.reason}.")
+
+
+def explain(gm: fx.GraphModule, effort: int = 0, apart: str = "") -> list[PairRecord]:
+    """Every producer and consumer: one kernel, or why not."""
+    plan, _ = planned(gm, effort, apart)
+    rejected = {node: reason for nodes in plan.kernels() if (reason := launches_of(nodes)[2]) for node in nodes}
+    return explain_plan(plan, rejected, pairs_of(gm, apart))
+
+
+def planned(gm: fx.GraphModule, effort: int, apart: str) -> tuple[Plan, str]:
+    """The plan, and how it was found where that was not greedily."""
+    pairs = pairs_of(gm, apart)
+    if not effort:
+        return greedy(gm, pairs), ""
+    found = search(gm, effort, pairs)
+    return found.plan, f"; {found.how}, {found.greedy_price - found.price:,} bytes less than greedy"
 
 
 def rewrite(gm: fx.GraphModule, match: Match) -> None:
@@ -79,6 +93,14 @@ def _two() -> tuple[Tensor, ...]:
     return torch.randn(4, 16), torch.randn(4, 16)
 
 
+def _one_wide() -> tuple[Tensor]:
+    return (torch.randn(8, 16),)
+
+
+def _square() -> tuple[Tensor]:
+    return (torch.randn(8, 8),)
+
+
 OPTIMIZATION = Optimization(
     name="fuse-loops",
     summary="One compiled kernel for operators whose loops go over the same elements.",
@@ -89,6 +111,14 @@ OPTIMIZATION = Optimization(
         Example(lambda: Function(_chain), _two, matches=1),
         Example(_Block, _two, matches=1),
     ),
-    refusals=(),
+    refusals=(
+        Example(lambda: Function(lambda x: x * x.sum(0)), _one_wide, reason="must be over first"),
+        Example(lambda: Function(lambda x: torch.relu(x @ x)), _square, reason="library"),
+    ),
+    parameters=(
+        Parameter("effort", 0, 0, 5000, "plans to compare beside the greedy one; 1024 are every choice of a small graph"),
+        Parameter("apart", 0, 0, 0, "pairs of nodes that must not share a kernel", "pairs"),
+    ),
     exactness="rounding",
+    explain=explain,
 )

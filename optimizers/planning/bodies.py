@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import operator
 from collections.abc import Sequence
 
 from torch import fx
 
-from graphs.cost import is_view
+from graphs.cost import cost, is_view
+from graphs.errors import RequestError, RewriteError
+from graphs.kernels import Kernel
+from graphs.regions import extract
 from optimizers.planning.loops import loop_of
 
 
@@ -52,6 +56,41 @@ def separated(nodes: Sequence[fx.Node]) -> list[fx.Node]:
         copy.meta = dict(node.meta)
         node.replace_all_uses_with(copy, delete_user_cb=lambda user, others=others: user in others)
     return sorted(whole)
+
+
+def launches_of(nodes: Sequence[fx.Node]) -> tuple[int, int, str]:
+    """Launches of a group as one kernel, and as it stands; the reason where that is no gain."""
+    before = sum(cost(node).launches for node in nodes)
+    try:
+        after = Kernel(name_of(nodes), extract(kernel_nodes(nodes))[0]).launches
+    except RewriteError as error:
+        return before, before, str(error)
+    stand = f"Inductor needs {after} loops for these {len(nodes)} operators, which are {before} launches as they stand."
+    return after, before, "" if after < before else stand
+
+
+def named(gm: fx.GraphModule, names: Sequence[str]) -> list[fx.Node]:
+    """The nodes of these names.
+
+    Raises:
+        RequestError: there is none of a name.
+    """
+    known = {node.name: node for node in gm.graph.nodes}
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {near[0]}?" if near else "Click a node in the picture to see its name."
+            raise RequestError(f"there is no node `{name}` in this graph", where=name, help=hint)
+    return [known[name] for name in names]
+
+
+def pairs_of(gm: fx.GraphModule, text: str) -> list[tuple[str, str]]:
+    """`a.b-c.d` -> pairs of names, checked."""
+    found = []
+    for pair in filter(None, text.split("-")):
+        one, other = (node.name for node in named(gm, pair.split(".")))
+        found.append((one, other))
+    return found
 
 
 def name_of(nodes: Sequence[fx.Node]) -> str:

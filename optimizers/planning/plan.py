@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from torch import fx
+from torch import Tensor, fx
 
 from optimizers.planning.edges import Edge, edge, source_of
 from optimizers.planning.fits import MOST_OPERANDS, Fit, Group, beside, fit, group_of
 from optimizers.planning.loops import Loop, loop_of
+from optimizers.planning.profit import Gain, gain
 
 Pair = tuple[str, str]
 
@@ -33,7 +34,6 @@ class Plan:
     loops: dict[fx.Node, Loop] = field(default_factory=dict)
     edges: list[Edge] = field(default_factory=list)
     group: dict[fx.Node, Group] = field(default_factory=dict)
-    inlined: set[Pair] = field(default_factory=set)
 
     def kernels(self) -> list[list[fx.Node]]:
         """The groups of more than one operator, each in execution order, in the order of their first."""
@@ -53,6 +53,12 @@ class Plan:
                 way_out="Fuse what stands between too.",
             )
         return found
+
+    def gains(self, one: Edge, found: Fit) -> Gain:
+        """What joining the groups at an edge would save and cost."""
+        value = one.consumer.meta["val"]
+        device = value.device.type if isinstance(value, Tensor) else "cpu"
+        return gain(self.group[one.producer], self.group[one.consumer], one, found, device)
 
     def path_around(self, one: Group, other: Group) -> str:
         """A node between the two groups, on a path that leaves both; empty where there is none."""
@@ -115,6 +121,19 @@ def operands(*groups: Group) -> set[fx.Node]:
     return {source for node in inside for read in node.all_input_nodes if (source := source_of(read)[0]) not in inside}
 
 
+def readers_outside(node: fx.Node, inside: Collection[fx.Node]) -> bool:
+    """Does somebody outside read the node, or a view of it?"""
+    queue = [node]
+    while queue:
+        for user in queue.pop().users:
+            if user in inside:
+                continue
+            if user.op == "output" or user.op != "call_function" or loop_of(user).kind != "view":
+                return True
+            queue.append(user)
+    return False
+
+
 def unfused(gm: fx.GraphModule, apart: Collection[Pair] = ()) -> Plan:
     """Every operator in a group of its own, with all edges.
 
@@ -150,8 +169,8 @@ def greedy(gm: fx.GraphModule, apart: Collection[Pair] = ()) -> Plan:
             first, last = plan.group[one.producer], plan.group[one.consumer]
             if first is last:
                 continue
-            found = plan.fits(one) if not _parts(first, last, forbidden) else Fit(why_not="forbidden")
-            if found:
+            found = plan.fits(one) if not apart_in(first, last, forbidden) else Fit(why_not="forbidden")
+            if found and not plan.gains(one, found).why_not:
                 plan.join(first, last, found)
                 changed = True
             else:
@@ -161,7 +180,7 @@ def greedy(gm: fx.GraphModule, apart: Collection[Pair] = ()) -> Plan:
     return plan
 
 
-def _parts(first: Group, last: Group, forbidden: set[Pair]) -> bool:
+def apart_in(first: Group, last: Group, forbidden: set[Pair]) -> bool:
     """Would joining the two put a pair together that must stay apart?"""
     if not forbidden:
         return False
@@ -191,7 +210,7 @@ def _merge_alike(plan: Plan, groups: list[Group], forbidden: set[Pair]) -> None:
             by_loop[key] = group
             continue
         found = beside(earlier, group)
-        if found and not _parts(earlier, group, forbidden) and not plan.path_around(earlier, group) and not _directly(earlier, group):
+        if found and not apart_in(earlier, group, forbidden) and not plan.path_around(earlier, group) and not _directly(earlier, group):
             by_loop[key] = plan.join(earlier, group, found)
         else:
             by_loop[key] = group
