@@ -54,10 +54,9 @@ def scheduled(source: ModelSource, mode: str) -> Scheduled:
     torch.manual_seed(0)
     model, given = source.build(), source.inputs()
     model.train(mode == "training")
-    run = torch.compile(_step(model, source, mode), fullgraph=True)
+    run = torch.compile(step_of(model, source, mode), fullgraph=True)
     args, kwargs = ((), given) if isinstance(given, dict) else (given, {})
-    quiet = torch._dynamo.config.patch(ignore_logging_functions={getattr(logging.Logger, "warning_once", logging.Logger.warning)})
-    with _noted() as found, contextlib.suppress(_Enough), torch.set_grad_enabled(mode == "training"), quiet:
+    with _noted() as found, contextlib.suppress(_Enough), torch.set_grad_enabled(mode == "training"), quiet():
         run(*args, **kwargs)
     torch._dynamo.reset()
     if len(found) != (2 if mode == "training" else 1):
@@ -65,7 +64,12 @@ def scheduled(source: ModelSource, mode: str) -> Scheduled:
     return Scheduled(*(sum(getattr(each, name) for each in found) for name in ("kernels", "parts", "bytes", "own_bytes", "library")))
 
 
-def _step(model: nn.Module, source: ModelSource, mode: str) -> Any:
+def quiet() -> Any:
+    """While this holds, TorchDynamo passes over what transformers logs."""
+    return torch._dynamo.config.patch(ignore_logging_functions={getattr(logging.Logger, "warning_once", logging.Logger.warning)})
+
+
+def step_of(model: nn.Module, source: ModelSource, mode: str) -> Any:
     """Forward, with the loss in training: what the captured graph holds too."""
     if mode != "training":
         return model
@@ -117,6 +121,7 @@ def _counted(nodes: list[Any]) -> Scheduled:
 
 def _moved(node: Any) -> int:
     """Bytes of a generated kernel: for every buffer that lives outside of it, all places it touches, each once."""
+    from torch._inductor.ir import NoneLayout
     from torch._inductor.utils import get_dtype_size
     from torch._inductor.virtualized import V
 
@@ -128,8 +133,8 @@ def _moved(node: Any) -> int:
             places.setdefault(dep.name, {})[_place(dep)] = loop
     total = 0
     for name, touched in places.items():
-        buffer = V.graph.name_to_buffer.get(name) or V.graph.graph_inputs.get(name)
-        if buffer is None or _stays_inside(node, name, inside):
+        buffer: Any = V.graph.name_to_buffer.get(name) or V.graph.graph_inputs.get(name)
+        if buffer is None or isinstance(getattr(buffer, "layout", None), NoneLayout) or _stays_inside(node, name, inside):
             continue
         whole = math.prod(V.graph.sizevars.optimization_hint(size, fallback=0) for size in buffer.get_size())
         total += get_dtype_size(buffer.get_dtype()) * min(whole, sum(touched.values()))

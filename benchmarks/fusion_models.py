@@ -105,14 +105,19 @@ def images(model: type[nn.Module], batch: int, side: int) -> ModelSource:
     return ModelSource(model.__name__, model, lambda: (torch.randn(batch, 3, side, side),), None, (__file__,))
 
 
+def sized(fields: dict[str, Any], options: dict[str, str], mode: str) -> ModelSource:
+    """A model of `transformers` from the fields of its configuration."""
+    return config_source(json.dumps(fields), fields["model_type"], options, mode)
+
+
 def gpt2(mode: str, layers: int = 2, batch: int = 4, seq: int = 512, attention: str = "sdpa") -> ModelSource:
     return hf_source("gpt2", {"layers": str(layers), "batch": str(batch), "seq": str(seq), "attention": attention}, mode)
 
 
 def bert(mode: str, layers: int = 2, batch: int = 8, seq: int = 128) -> ModelSource:
     """BERT base without its head: sequences of hidden states."""
-    fields = {"model_type": "bert", "architectures": ["BertModel"]}
-    source = config_source(json.dumps(fields), "bert", {"layers": str(layers), "batch": str(batch), "seq": str(seq)}, mode)
+    options = {"layers": str(layers), "batch": str(batch), "seq": str(seq)}
+    source = sized({"model_type": "bert", "architectures": ["BertModel"]}, options, mode)
     return ModelSource(source.name, lambda: _without_pooler(source.build()), source.inputs, None, source.files)
 
 
@@ -129,8 +134,7 @@ LLAMA_160M = {
 
 def llama(mode: str, layers: int = 2, batch: int = 4, seq: int = 512) -> ModelSource:
     """Llama in the sizes of Llama 160M."""
-    options = {"layers": str(layers), "batch": str(batch), "seq": str(seq)}
-    return config_source(json.dumps(LLAMA_160M), "llama-160m", options, mode)
+    return sized(LLAMA_160M, {"layers": str(layers), "batch": str(batch), "seq": str(seq)}, mode)
 
 
 def resnet(depth: int, batch: int = 32, side: int = 224) -> ModelSource:
