@@ -20,7 +20,7 @@ from graphs.record import GraphSnapshot, Totals
 from graphs.snapshot import snapshot
 from optimizers.base import Match, Miss, Optimization, is_random
 from optimizers.catalog import catalog, named, parse_settings
-from optimizers.record import Claim, MatchRecord, MissRecord, Offer, StepRecord
+from optimizers.record import Claim, MatchRecord, MissRecord, Offer, SearchRecord, StepRecord
 from optimizers.verify import Judge
 
 REWRITE_LIMIT = 20_000
@@ -89,15 +89,31 @@ def apply_optimization(
             verdict=verdict,
             claim_broken=broken_claims(optimization.claim, before.totals, after.totals),
             seconds=time.perf_counter() - start,
+            search=next((match.data for match in chosen if isinstance(match.data, SearchRecord)), None),
         ),
     )
+
+
+def sites(program: Program, optimization: Optimization, parameters: Mapping[str, int | str]) -> list[str]:
+    """The places that an optimization finds, by their anchors."""
+    return list(dict.fromkeys(match.anchor.name for match in _find(program, optimization, parameters)[0]))
+
+
+def rewrite_here(gm: fx.GraphModule, optimization: Optimization, parameters: Mapping[str, int | str], only: str) -> None:
+    """Rewrites a graph in place, without a record: for searches, which throw most of what they try away.
+
+    Raises:
+        RequestError: the place is not there.
+    """
+    matches = [found for found in optimization.find(gm, **parameters) if isinstance(found, Match)]
+    _rewrite_all(gm, optimization, _chosen(matches, only, optimization.name))
 
 
 def offers(program: Program) -> tuple[Offer, ...]:
     """What every optimization of the catalog could do on this graph."""
     found = []
     for optimization in catalog().values():
-        if program.mode not in optimization.applies_to:
+        if program.mode not in optimization.applies_to or optimization.costly:
             continue
         matches, misses = _find(program, optimization, parse_settings(optimization, {})[0])
         sites = tuple(match.anchor.name for match in matches)
@@ -214,7 +230,8 @@ def _propagate(gm: fx.GraphModule, fresh: set[fx.Node]) -> None:
 
 def _fake_value(gm: fx.GraphModule, node: fx.Node) -> object:
     if node.op == "get_attr":
-        return torch.empty_like(getattr(gm, str(node.target)), device=getattr(gm, str(node.target)).device)
+        held = getattr(gm, str(node.target))  # a real tensor, which a fake mode may refuse to look at
+        return torch.empty_strided(held.shape, held.stride(), dtype=held.dtype, device=held.device)
     try:
         return _call(node)
     except (RuntimeError, ValueError):
