@@ -85,15 +85,16 @@ def behind_weights(weights: Sequence[fx.Node]) -> tuple[list[fx.Node], list[fx.N
     found, queue = set(weights), list(weights)
     while queue:
         node = queue.pop()
-        for read in () if _is_kept(node) else node.all_input_nodes:
+        for read in () if is_kept(node) else node.all_input_nodes:
             if read not in found:
                 found.add(read)
                 queue.append(read)
     order = sorted(found)
-    return [node for node in order if _is_kept(node)], [node for node in order if not _is_kept(node)]
+    return [node for node in order if is_kept(node)], [node for node in order if not is_kept(node)]
 
 
-def _is_kept(node: fx.Node) -> bool:
+def is_kept(node: fx.Node) -> bool:
+    """Of weights: is it held from run to run, and not computed in each?"""
     return node.op != "call_function" or isinstance(node.target, Prepared)
 
 
@@ -138,7 +139,7 @@ def move_readers_behind(first: fx.Node, made: Sequence[fx.Node]) -> None:
 
 def forced_copies(node: fx.Node, value: Tensor) -> list[int]:
     """Bytes of the copies that become necessary when the node gives `value`, of the same shape but with other strides: some views of
-    it, or views of those, may no longer be views."""
+    it, or views of those, may no longer be views. `value` may be on the meta device, which is fastest."""
     copies, queue = [], [(node, value)]
     while queue:
         read, now = queue.pop()

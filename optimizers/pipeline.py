@@ -155,7 +155,9 @@ def _match_record(match: Match) -> MatchRecord:
 
 def _rewrite_all(gm: fx.GraphModule, optimization: Optimization, matches: list[Match]) -> None:
     """Rewrites every match, then tidies: what died by the rewrites, shapes, lint, code."""
-    dead_before = _dead(gm.graph)
+    # What nobody read before the step is remove-dead-code's to take; what lost its last reader by the step goes with it, also where
+    # that reader is dead code itself: else what a rewrite replaced in dead code would stand beside its replacement.
+    unread_before = {node for node in gm.graph.nodes if not node.users}
     fresh: set[fx.Node] = set()
     for match in matches:
         if any(node._erased for node in match.nodes):
@@ -163,20 +165,11 @@ def _rewrite_all(gm: fx.GraphModule, optimization: Optimization, matches: list[M
         with _provenance(gm, match, fresh):
             optimization.rewrite(gm, match)
     for node in reversed(list(gm.graph.nodes)):
-        if not node.users and node not in dead_before and node.op in ("call_function", "get_attr") and not is_random(node):
+        if not node.users and node not in unread_before and node.op in ("call_function", "get_attr") and not is_random(node):
             gm.graph.erase_node(node)
     _propagate(gm, fresh)
     gm.graph.lint()
     gm.recompile()
-
-
-def _dead(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes that were useless before the step; they are remove-dead-code's to take, nobody else's."""
-    dead: set[fx.Node] = set()
-    for node in reversed(list(graph.nodes)):
-        if node.op in ("call_function", "get_attr") and all(user in dead for user in node.users):
-            dead.add(node)
-    return dead
 
 
 @contextmanager

@@ -59,6 +59,29 @@ def test_a_chain_of_constants_is_merged_in_one_step() -> None:
     assert targets(result.program) == [aten.rsub.Scalar]
 
 
+WITH_CONSTANT: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "x + c": lambda x, c: x + c,
+    "x - c": lambda x, c: x - c,
+    "c - x": lambda x, c: c - x,
+    "x * c": lambda x, c: x * c,
+    "x / c": lambda x, c: x / c,
+}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [*itertools.product(["x + c", "x - c", "c - x"], repeat=2), *itertools.product(["x * c", "x / c"], repeat=2)]
+)
+def test_every_pair_of_operations_with_constants_becomes_one(first: str, second: str) -> None:
+    program = program_of(lambda x: WITH_CONSTANT[second](WITH_CONSTANT[first](x, 3), 5), torch.randn(64))
+    result = applied(program, "reassociate-constants")
+    assert result.step.verdict.kind in ("bitwise", "rounding")
+    assert (result.step.before.launches, result.step.after.launches) == (2, 1)
+    if first != "x / c" and second != "x / c":
+        whole = program_of(lambda n: WITH_CONSTANT[second](WITH_CONSTANT[first](n, 3), 5), torch.arange(8))
+        exact = applied(whole, "simplify-arithmetic")
+        assert (exact.step.verdict.kind, exact.step.after.launches) == ("bitwise", 1)
+
+
 def test_whole_numbers_go_round_as_they_did() -> None:
     values = torch.arange(256, dtype=torch.int64).to(torch.uint8)
     result = applied(program_of(lambda n: ((n + 200) + 100) * 3 * 100, values), "simplify-arithmetic")

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from optimizers.base import Example, Match, Miss, Optimization, value_of
-from optimizers.editing import prepare, weights_that_stand_still
+from optimizers.editing import is_kept, prepare, weights_that_stand_still
 from optimizers.patterns.convolution import Convolution, read_convolution
 from optimizers.patterns.linear import Concatenation, concatenation, read_bytes
 from optimizers.record import Claim
@@ -75,6 +75,8 @@ def _why_not(convolution: Convolution, added: fx.Node, still: Collection[fx.Node
         return f"{convolution.node.name} is also read elsewhere, so it must exist as it is."
     if convolution.weight not in still:
         return f"The weight of {convolution.node.name} is not the same in every run."
+    if not is_kept(convolution.weight):
+        return f"The weight of {convolution.node.name} is computed in every run."
     if not convolution.keeps_size or convolution.groups > 1 or any(size % 2 == 0 for size in convolution.kernel):
         return "The convolution changes the size of its image, has no middle, or works in groups."
     if _together(convolution, added) is None:

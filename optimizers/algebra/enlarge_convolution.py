@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from optimizers.base import Example, Match, Miss, Optimization
-from optimizers.editing import prepare, weights_that_stand_still
+from optimizers.editing import is_kept, prepare, weights_that_stand_still
 from optimizers.patterns.convolution import Convolution, read_convolution
 from optimizers.patterns.linear import value_numbers
 from optimizers.record import Claim
@@ -66,6 +66,8 @@ def _sibling(one: Convolution, others: list[Convolution], still: Collection[fx.N
         return "No larger convolution reads the same image."
     if one.weight not in still:
         return "In training its filters would have to be padded in every step."
+    if not is_kept(one.weight):
+        return "Its weight is computed in every run: there would be more to do than to pad it once."
     able = [each for each in larger if _can_become(one, each)]
     if not able:
         return f"With zeros around its kernel it would not look at the same points as {larger[0].node.name}."

@@ -32,6 +32,7 @@ from optimizers.editing import call, prepare, weights_that_stand_still
 from optimizers.patterns.linear import (
     Concatenation,
     Product,
+    arrangement,
     behind_views,
     concatenation,
     multiply,
@@ -108,6 +109,7 @@ def _read(root: fx.Node) -> Sum | None:
         return None
     taken = {leaf for _, leaf in best}
     products = sorted((product for product, _ in best), key=lambda one: one.node)
+    products = [products[at] for at in arrangement([one.right for one in products], 0)]
     others = [leaf for leaf in reversed(leaves) if leaf not in taken]
     return Sum(tuple(products), tuple(others), tuple(adds))
 

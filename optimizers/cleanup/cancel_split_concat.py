@@ -1,15 +1,17 @@
 """Cancel split and concat: do not put together what was taken apart, nor take apart what was put together.
 
 ## Why it is slow
-`cat` copies every element of every part. Code that splits a tensor, treats some of its parts and joins them again copies the others for nothing; so does a layer that joins what the next one splits.
+`cat` copies every element of every part. Code that splits a tensor, treats some of its parts and joins them again copies the others for
+nothing; so does a layer that joins what the next one splits.
 
 ## What changes
-`cat(split(x))` becomes `x`, `split(cat(a, b))` becomes `a` and `b` where the sizes agree; the same for `chunk`, `unbind` and `stack`, and for slices that tile a tensor in order.
-`cat(cat(a, b), c)` becomes `cat(a, b, c)`: `a` and `b` are copied once, not twice.
+`cat(split(x))` becomes `x`, `split(cat(a, b))` becomes `a` and `b` where the sizes agree; the same for `chunk`, `unbind` and `stack`, and
+for slices that tile a tensor in order. `cat(cat(a, b), c)` becomes `cat(a, b, c)`: `a` and `b` are copied once, not twice.
 
 ## When it does not apply
-When a part is missing, comes twice, or in another order; when the sizes or the dimension differ. When the parts of a joined tensor are read along with all of it, the joined one stays, and only
-the reading moves. No value changes; but a part of a joined tensor has gaps in memory where the tensor itself has none, so that a reduction that reads it may add up in another order.
+When a part is missing, comes twice, or in another order; when the sizes or the dimension differ. When the parts of a joined tensor are
+read along with all of it, the joined one stays, and only the reading moves. No value changes; but a part of a joined tensor has gaps in
+memory where the tensor itself has none, so that a reduction that reads it may add up in another order.
 
 ## Try it
 Write rotary positions as `cat((-x2, x1))` of two halves: the order differs, and nothing can be cancelled.

@@ -1,16 +1,17 @@
 """Cancel views: one view where there was a chain of them.
 
 ## Why it is slow
-A view costs the device nothing, and the host a call: a chain of `view`, `transpose`, `unsqueeze`, `squeeze` in each layer is time in which no kernel is launched. Worse, a chain hides
-what is behind it: two matmuls that read one weight by different chains look different.
+A view costs the device nothing, and the host a call: a chain of `view`, `transpose`, `unsqueeze`, `squeeze` in each layer is time in
+which no kernel is launched. Worse, a chain hides what is behind it: two matmuls that read one weight by different chains look different.
 
 ## What changes
-A view is sizes, steps and a first element, nothing else (*strides*; see torch's `Tensor.stride`). Two views of one memory in which these agree are the same tensor. So a chain is replaced by
-what leads from its first tensor to its last one: nothing, one `view`, one `transpose` or `permute`, or one `expand`.
+A view is sizes, steps and a first element, nothing else (*strides*; see torch's `Tensor.stride`). Two views of one memory in which these
+agree are the same tensor. So a chain is replaced by what leads from its first tensor to its last one: nothing, one `view`, one
+`transpose` or `permute`, or one `expand`.
 
 ## When it does not apply
-Where no single operator does it: a transposed matrix cut into heads and turned again takes two. A slice or a select starts elsewhere in memory; chains end there. A view that others
-read too stays for them.
+Where no single operator does it: a transposed matrix cut into heads and turned again takes two. A slice or a select starts elsewhere in
+memory; chains end there. A view that others read too stays for them.
 
 ## Try it
 Look at a linear layer's weight in a training graph: `t` in forward, `t` of that in backward, and once more for the gradient.

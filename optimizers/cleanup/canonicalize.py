@@ -1,19 +1,21 @@
 """Canonicalize: one way to write each thing, so that equal things look equal.
 
 ## Why it is slow
-It is not: `a * b` costs what `b * a` costs. But merge-common-subexpressions compares nodes as they are written, and cannot see that `a * b` and `b * a`, `sum(x, -1)` and `sum(x, 1)`,
-`x - 3` and `x + -3`, or `transpose(w, -1, -2)` and `t(w)` are one value. A normal form makes it see, and lets every other optimization know one form where there were five.
+It is not: `a * b` costs what `b * a` costs. But merge-common-subexpressions compares nodes as they are written, and cannot see that `a *
+b` and `b * a`, `sum(x, -1)` and `sum(x, 1)`, `x - 3` and `x + -3`, or `transpose(w, -1, -2)` and `t(w)` are one value. A normal form
+makes it see, and lets every other optimization know one form where there were five.
 
 ## What changes
 Nothing in value, cost or number of nodes. The forms:
-- the operands of `+`, `·`, `max`, `min`, `and`, `or` in the order of the graph, a number on the right (`mul.Scalar` and a constant of one element become `mul.Tensor` with a number);
+- the operands of `+`, `·`, `max`, `min`, `and`, `or` in the order of the graph, a number on the right (`mul.Scalar` and a constant of one
+  element become `mul.Tensor` with a number);
 - `x − c` becomes `x + (−c)`; a whole number beside a float tensor becomes a float: `x * 2` and `x * 2.0` are one;
 - dimensions counted from the front, sizes written out (`view(x, [-1, 8])` → `view(x, [4, 8])`), the end of a slice within the tensor;
 - a permutation of two dimensions is a `transpose`, of a matrix a `t`; `_unsafe_view` is a `view`.
 
 ## When it does not apply
-`x − 0` stays: `x + 0` turns -0.0 into +0.0. `x − c` of unsigned numbers stays. Operands whose layouts differ keep their order: the first one decides how the result lies in memory.
-A number that the tensor's dtype would round stays a tensor.
+`x − 0` stays: `x + 0` turns -0.0 into +0.0. `x − c` of unsigned numbers stays. Operands whose layouts differ keep their order: the first
+one decides how the result lies in memory. A number that the tensor's dtype would round stays a tensor.
 
 ## Try it
 Write `x * y + y * x`. merge-common-subexpressions finds nothing; after canonicalize it finds one place.
@@ -32,14 +34,11 @@ from optimizers.patterns.aliases import same_layout
 from optimizers.patterns.chains import one_dtype, tensor_and_number
 from optimizers.patterns.constants import rounded, uniform
 from optimizers.patterns.rules import Answer, Call, No, Reading, by_operator, find_by, rewrite_by
+from optimizers.patterns.value_numbers import COMMUTATIVE
 from optimizers.patterns.views import order_of, tensor_of, turned
 from optimizers.record import Claim
 
 aten = torch.ops.aten
-COMMUTATIVE = (
-    aten.add.Tensor, aten.mul.Tensor, aten.maximum.default, aten.minimum.default, aten.eq.Tensor, aten.ne.Tensor, aten.bitwise_and.Tensor,
-    aten.bitwise_or.Tensor, aten.bitwise_xor.Tensor, aten.logical_and.default, aten.logical_or.default,
-)  # fmt: skip
 SCALARS = {
     aten.add.Scalar: aten.add.Tensor, aten.sub.Scalar: aten.sub.Tensor, aten.mul.Scalar: aten.mul.Tensor, aten.div.Scalar: aten.div.Tensor,
 }  # fmt: skip

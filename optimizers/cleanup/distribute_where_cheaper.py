@@ -1,12 +1,13 @@
 """Distribute where cheaper: take a common factor out of a sum.
 
 ## Why it is slow
-`a * x + b * x` multiplies twice. Where `a` and `b` are small beside `x`, as scales of channels are, `(a + b) * x` does nearly all its work once; where they are
-numbers, `7 * x` is one launch where there were three. Two matrix products with a common operand cost twice what one costs.
+`a * x + b * x` multiplies twice. Where `a` and `b` are small beside `x`, as scales of channels are, `(a + b) * x` does nearly all its
+work once; where they are numbers, `7 * x` is one launch where there were three. Two matrix products with a common operand cost twice what
+one costs.
 
 ## What changes
-The factor that both products share is multiplied once, with the sum of the others: `x * y + x * z` becomes `x * (y + z)`, `3 * x + x` becomes `4 * x`, and
-`x @ y + x @ z` becomes `x @ (y + z)`. The same for differences.
+The factor that both products share is multiplied once, with the sum of the others: `x * y + x * z` becomes `x * (y + z)`, `3 * x + x`
+becomes `4 * x`, and `x @ y + x @ z` becomes `x @ (y + z)`. The same for differences.
 
 ## When it does not apply
 Two products round otherwise than one, so values change in their last digits. Left alone:
@@ -15,7 +16,8 @@ Two products round otherwise than one, so values change in their last digits. Le
 - whole numbers of another dtype than the sum, and constants that overflow.
 
 ## Try it
-Write a layer with two scales, `x * a + x * b`, with `a` and `b` of shape (8,) and `x` of shape (1024, 8), and look at the bytes moved before and after.
+Write a layer with two scales, `x * a + x * b`, with `a` and `b` of shape (8,) and `x` of shape (1024, 8), and look at the bytes moved
+before and after.
 """
 
 from __future__ import annotations

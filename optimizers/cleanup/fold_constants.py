@@ -4,12 +4,14 @@
 A causal mask, position numbers, rotary frequencies: the graph builds them again in every run, though no input takes part.
 
 ## What changes
-Every node that depends on no input is evaluated once; the values that others read become constants of the graph. A value that is one number everywhere, such as `zeros(n, n) - 1`,
-needs no memory: where it is too large to keep, arithmetic is done on the number, and one `full` makes the tensor.
+Every node that depends on no input is evaluated once; the values that others read become constants of the graph. A value that is one
+number everywhere, such as `zeros(n, n) - 1`, needs no memory: where it is too large to keep, arithmetic is done on the number, and one
+`full` makes the tensor.
 
 ## When it does not apply
 Parameters are inputs of the graph: they change between runs, so nothing computed from them is constant. A random draw
-is new each time. A constant above 16 MiB whose elements differ is left to be computed: it would sit in memory for good.
+is new each time. A constant above 16 MiB whose elements differ is left to be computed: it would sit in memory for good. A value that is
+merely shown many times over (`expand`) stays small: what it shows is folded, not the copies.
 
 ## Try it
 Fold a GPT-2 graph: the mask of every layer goes. Then lengthen `seq` until the mask is too large to keep.
@@ -53,10 +55,9 @@ def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
         else:
             constant.add(node)
     yield from _numbers_everywhere(gm, numbers, constant)
-    for node in gm.graph.nodes:
-        if node in constant and node.op == "call_function" and any(user not in constant for user in node.users):
-            if not isinstance(node.meta.get("val"), Tensor):
-                continue
+    last = (node for node in gm.graph.nodes if node in constant and any(user not in constant for user in node.users))
+    for node in dict.fromkeys(map(_before_expansion, last)):
+        if node.op == "call_function" and isinstance(node.meta.get("val"), Tensor):
             behind = _behind(node)
             if any(each.op == "call_function" for each in behind):
                 yield Match(node, tuple(behind), note=f"{len(behind)} nodes give one constant")
@@ -72,6 +73,17 @@ def _numbers_everywhere(gm: fx.GraphModule, numbers: dict[fx.Node, Tensor], cons
         number = numbers[node].item()
         reads = [read for read in node.all_input_nodes if read in numbers]
         yield Match(node, (node, *reads), number, f"{number:g} everywhere")
+
+
+def _before_expansion(node: fx.Node) -> fx.Node:
+    """What a broadcast view shows: as a constant of its own, every copy of each element would be stored and read."""
+    while node.all_input_nodes and isinstance(node.meta.get("val"), Tensor) and _is_broadcast(value_of(node)):
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _is_broadcast(value: Tensor) -> bool:
+    return any(stride == 0 and size > 1 for size, stride in zip(value.shape, value.stride(), strict=True))
 
 
 def _bytes(node: fx.Node) -> int:
@@ -125,6 +137,10 @@ def _one_number(x: Tensor) -> Tensor:
     return x + ((torch.zeros(2200, 2200) - 1) * 3).sum(0)[:8]
 
 
+def _expanded(x: Tensor) -> Tensor:
+    return x + torch.ones(1, 8).neg().expand(8, 8)
+
+
 def _noise(x: Tensor) -> Tensor:
     return x + torch.rand(8, 8)
 
@@ -138,6 +154,7 @@ OPTIMIZATION = Optimization(
     examples=(
         Example(lambda: Function(_mask), lambda: (torch.randn(8, 8),), matches=1),
         Example(lambda: Function(_one_number), lambda: (torch.randn(8),), matches=1),
+        Example(lambda: Function(_expanded), lambda: (torch.randn(8, 8),), matches=1),
     ),
     refusals=(
         Example(lambda: Function(_noise), lambda: (torch.randn(8, 8),), reason="random"),

@@ -1,21 +1,23 @@
 """Hoist weight work: do once what depends on weights alone.
 
 ## Why it is slow
-In inference weights stand still, but the graph does not know: it casts a weight to another dtype, adds a low-rank update to it, normalizes it, puts it in another order, in every run again,
-and every time with the same result. It is loop-invariant code, and the loop is the stream of requests (Aho, Lam, Sethi, Ullman, *Compilers*, section 9.5).
+In inference weights stand still, but the graph does not know: it casts a weight to another dtype, adds a low-rank update to it,
+normalizes it, puts it in another order, in every run again, and every time with the same result. It is loop-invariant code, and the loop
+is the stream of requests (Aho, Lam, Sethi, Ullman, *Compilers*, section 9.5).
 
 ## What changes
-Each connected part of the graph that computes from parameters, buffers and constants alone becomes one node that runs once. Its result is kept as long as the weights are the same tensors,
-unchanged: torch counts writes to a tensor, so an update is noticed.
+Each connected part of the graph that computes from parameters, buffers and constants alone becomes one node that runs once. Its result is
+kept as long as the weights are the same tensors, unchanged: torch counts writes to a tensor, so an update is noticed.
 
 ## When it does not apply
-In training weights change in every step. A result that is many times larger than its weights costs more memory than it saves time: reading it may be slower than making it.
-A random draw is new each time. A result of the graph itself is left in the graph: who gets it may write to it, and would change what is kept. What a loop computes from weights in every round is
-named, but stays: the body of a `scan` or `while_loop` is shared between the steps of a pipeline.
+In training weights change in every step. A result that is many times larger than its weights costs more memory than it saves time:
+reading it may be slower than making it. A random draw is new each time. A result of the graph itself is left in the graph: who gets it
+may write to it, and would change what is kept. What a loop computes from weights in every round is named, but stays: the body of a `scan`
+or `while_loop` is shared between the steps of a pipeline.
 
 ## Try it
-A weight `w + a @ b` (LoRA) is one sum and one product per layer and run. Count launches before and after; then look at peak memory: what is kept is not free. Constants without any weight are
-fold-constants' to take: apply it first.
+A weight `w + a @ b` (LoRA) is one sum and one product per layer and run. Count launches before and after; then look at peak memory: what
+is kept is not free. Constants without any weight are fold-constants' to take: apply it first.
 """
 
 from __future__ import annotations

@@ -1,15 +1,17 @@
 """Merge casts: one conversion where there were two, none where the value comes back unchanged.
 
 ## Why it is slow
-Mixed precision casts at every border between layers: float32 in, bfloat16 out, and back again. Each cast is a launch that reads and writes the whole tensor.
+Mixed precision casts at every border between layers: float32 in, bfloat16 out, and back again. Each cast is a launch that reads and
+writes the whole tensor.
 
 ## What changes
-`bfloat16 → float32 → bfloat16` is the identity: float32 holds every bfloat16 number. `bfloat16 → float32 → float64` is one cast. In general `A → B → C` is
-`A → C` where B holds every number of A.
+`bfloat16 → float32 → bfloat16` is the identity: float32 holds every bfloat16 number. `bfloat16 → float32 → float64` is one cast. In
+general `A → B → C` is `A → C` where B holds every number of A.
 
 ## When it does not apply
-`float32 → bfloat16 → float32` is no identity: 16 of 24 binary digits are gone after the first cast. It is rounding that the model asked for. Neither is `int64 → float32
-→ int64` above 2^24, nor `float64 → int32 → float64`, which drops fractions. From a float to an integer only one way is defined, so casts by another width stay.
+`float32 → bfloat16 → float32` is no identity: 16 of 24 binary digits are gone after the first cast. It is rounding that the model asked
+for. Neither is `int64 → float32 → int64` above 2^24, nor `float64 → int32 → float64`, which drops fractions. What a float
+outside of an integer's range becomes is not defined and depends on the way, so a way to an integer stays as it is.
 
 ## Try it
 Apply it to a model in bfloat16 whose norms compute in float32.

@@ -5,14 +5,15 @@ The same operator on the same inputs gives the same value, and models ask for it
 rotary angles for queries and keys, the same transposed weight in forward and backward.
 
 ## What changes
-Nodes are numbered by operator and numbered inputs (value numbering: Aho, Lam, Sethi, Ullman, *Compilers*, section 6.1.2): in `c = a + b; d = a; f = d + b` the values of `a`, `b` and `a + b` have
-the numbers 1, 2 and 3, `d` has the number 1 because it is `a`, and `f` is 1 + 2 again: number 3. The first node of each number stays; readers of the others read it instead. `a + b` and
-`b + a` have one number, as have products and maxima: the machine gives the same bits.
+Nodes are numbered by operator and numbered inputs (value numbering: Aho, Lam, Sethi, Ullman, *Compilers*, section 6.1.2): in `c = a + b;
+d = a; f = d + b` the values of `a`, `b` and `a + b` have the numbers 1, 2 and 3, `d` has the number 1 because it is `a`, and `f` is 1 + 2
+again: number 3. The first node of each number stays; readers of the others read it instead. `a + b` and `b + a` have one number, as have
+products and maxima: the machine gives the same bits.
 
 ## When it does not apply
-Random operators draw anew each time, so two dropouts are never one. What is recomputed on purpose stays recomputed: merging it
-would keep the activation alive and undo the gain in memory. Two results of the graph stay two: who gets them may write to one. A merged value lives from its first to its last reader,
-so peak memory can rise. `a * (b * c)` and `(a * b) * c` are two values: they round otherwise.
+Random operators draw anew each time, so two dropouts are never one. What is recomputed on purpose stays recomputed: merging it would keep
+the activation alive and undo the gain in memory. Two results of the graph stay two: who gets them may write to one. A merged value lives
+from its first to its last reader, so peak memory can rise. `a * (b * c)` and `(a * b) * c` are two values: they round otherwise.
 
 ## Try it
 Compare peak memory before and after on a training graph: merging is not always a gain.

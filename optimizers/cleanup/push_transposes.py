@@ -1,19 +1,23 @@
 """Push transposes: move a transposition through elementwise operators until it meets the opposite one.
 
 ## Why it is slow
-`relu(x.t()).t()` turns a matrix there and back. The turns are views, but with a copy between them (`x.t().contiguous()`), whole tensors are put in another order for the sake of
-an operator that does not care: elementwise operators treat every element alike, wherever it lies.
+`relu(x.t()).t()` turns a matrix there and back. The turns are views, but with a copy between them (`x.t().contiguous()`), whole tensors
+are put in another order for the sake of an operator that does not care: elementwise operators treat every element alike, wherever it
+lies.
 
 ## What changes
-A `transpose`, `permute` or `t` is followed upwards through elementwise operators, casts and copies. Where every path ends in the opposite turn, both ends go, and so do the copies between them:
-`T(f(T'(x))) = f(x)`. An operator with two tensors needs the opposite turn above both.
+A `transpose`, `permute` or `t` is followed upwards through elementwise operators, casts and copies. Where every path ends in the opposite
+turn, both ends go, and so do the copies between them: `T(f(T'(x))) = f(x)`. An operator with two tensors needs the opposite turn above
+both.
 
 ## When it does not apply
-When something other than an elementwise operator is between the turns: a sum or a softmax knows which dimension it works on. When a value between them is read elsewhere too: it would be
-computed twice. When the turns are not opposite. No value changes, but where a copy goes the result lies in another order, and a reduction that reads it may add up in that order.
+When something other than an elementwise operator is between the turns: a sum or a softmax knows which dimension it works on. When a value
+between them is read elsewhere too: it would be computed twice. When the turns are not opposite. No value changes, but where a copy goes
+the result lies in another order, and a reduction that reads it may add up in that order.
 
 ## Try it
-Apply it to a channels-last convolution block written with `permute`, then remove-no-ops: a `contiguous()` after the last turn has nothing left to do.
+Apply it to a channels-last convolution block written with `permute`, then remove-no-ops: a `contiguous()` after the last turn has nothing
+left to do.
 """
 
 from __future__ import annotations

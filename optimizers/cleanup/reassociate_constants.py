@@ -1,21 +1,24 @@
 """Reassociate constants: let constants that meet in a row become one.
 
 ## Why it is slow
-`(x + 3) + 4` writes `x + 3` to memory and reads it back, only to add again; so do a scale after a scale, and a root whose reciprocal is taken.
+`(x + 3) + 4` writes `x + 3` to memory and reads it back, only to add again; so do a scale after a scale, and a root whose reciprocal is
+taken.
 
 ## What changes
-`(x + 3) + 4` becomes `x + 7`, `(x * 2) / 3` becomes `x * (2 / 3)`, also with `-` and with the constant on the left; `1 / sqrt(x)` becomes `rsqrt(x)`,
-`x * (1 / y)` becomes `x / y`, and `x + 0` becomes `x`. Each saves a launch and a round trip through memory.
+`(x + 3) + 4` becomes `x + 7`, `(x * 2) / 3` becomes `x * (2 / 3)`, also with `-` and with the constant on the left; `1 / sqrt(x)` becomes
+`rsqrt(x)`, `x * (1 / y)` becomes `x / y`, and `x + 0` becomes `x`. Each saves a launch and a round trip through memory.
 
 ## When it does not apply
-The values are the same in mathematics, and rounded otherwise in a machine: floating-point addition is not associative (Goldberg, *What every computer
-scientist should know about floating-point arithmetic*, 1991). One operation rounds once where two rounded twice; -0.0 may become 0.0. Left alone:
+The values are the same in mathematics, and rounded otherwise in a machine: floating-point addition is not associative (Goldberg, *What
+every computer scientist should know about floating-point arithmetic*, 1991). One operation rounds once where two rounded twice; -0.0 may
+become 0.0. Left alone:
 - what others read too: both operations would stay;
 - constants that together overflow the dtype: `x * 1e30 * 1e30` is 0 where x is 0, `x * inf` is not a number;
 - whole numbers, whose arithmetic is exact: simplify-arithmetic takes those.
 
 ## Try it
-Apply it to `(x + 3) - 3`: it leaves `x + 0`. Apply it once more and that goes too: one optimization opens a place for the next, even for itself.
+Apply it to `(x + 3) - 3`: it leaves `x + 0`. Apply it once more and that goes too: one optimization opens a place for the next, even for
+itself.
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
 """Remove dead branches: where the choice is known, drop what is not chosen.
 
 ## Why it is slow
-A model written for every case decides at run time what is decided already: a mask that hides nothing because no input is padded, a `torch.cond` on a flag of the
-configuration. Both sides of `where` are computed before one is chosen.
+A model written for every case decides at run time what is decided already: a mask that hides nothing because no input is padded, a
+`torch.cond` on a flag of the configuration. Both sides of `where` are computed before one is chosen.
 
 ## What changes
-`where` with a mask that is true everywhere, or false everywhere, becomes the side that it chooses; so does one with two equal sides; `masked_fill` with a mask that is
-false everywhere becomes its input. A `torch.cond` whose predicate is a constant becomes the operators of the branch that runs. What computed the other side dies.
+`where` with a mask that is true everywhere, or false everywhere, becomes the side that it chooses; so does one with two equal sides;
+`masked_fill` with a mask that is false everywhere becomes its input. A `torch.cond` whose predicate is a constant becomes the operators
+of the branch that runs. What computed the other side dies.
 
 ## When it does not apply
-When the mask differs from place to place, or is not known before the run. When the side chosen is smaller than the result: then it is repeated, which is work. When a
-branch draws random numbers or holds a graph of its own.
+When the mask differs from place to place, or is not known before the run. When the side chosen is smaller than the result: then it is
+repeated, which is work. When a branch draws random numbers or holds a graph of its own.
 
 ## Try it
 Build a mask with `torch.ones(rows, rows)` in place of `torch.tril(...)`, and look at what is left of the attention scores.

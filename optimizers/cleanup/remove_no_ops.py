@@ -1,15 +1,17 @@
 """Remove no-ops: drop operators that give back what they were given.
 
 ## Why it is slow
-A cast to the dtype that the tensor has, dropout outside of training, `contiguous()` of what lies in order already, `cat` of one tensor, padding by nothing: each
-copies a whole tensor to say what was there before. Views that change nothing cost no time, but hide from other optimizations what they could merge.
+A cast to the dtype that the tensor has, dropout outside of training, `contiguous()` of what lies in order already, `cat` of one tensor,
+padding by nothing: each copies a whole tensor to say what was there before. Views that change nothing cost no time, but hide from other
+optimizations what they could merge.
 
 ## What changes
-Readers of such a node read its input. Checks of dtype and device that were traced along with casts are dropped where the captured shapes answer them.
+Readers of such a node read its input. Checks of dtype and device that were traced along with casts are dropped where the captured shapes
+answer them.
 
 ## When it does not apply
-A copy has one use: it is other memory. Who gets a graph's result may write to it; so a result must not come to share memory with an input, a weight or another
-result. Left alone too:
+A copy has one use: it is other memory. Who gets a graph's result may write to it; so a result must not come to share memory with an
+input, a weight or another result. Left alone too:
 - a copy that puts elements in another order: `x.t().contiguous()` moves every element;
 - a sum over dimensions of one element that also changes the dtype;
 - a sum over a dimension of one element of floats: its sum starts from +0.0, so that -0.0 becomes +0.0;

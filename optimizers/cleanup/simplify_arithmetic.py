@@ -1,20 +1,23 @@
 """Simplify arithmetic: what school algebra knows, where the machine's numbers agree.
 
 ## Why it is slow
-Every operator reads and writes whole tensors, also `x * 1`, `-(-x)`, or `(n + 3) + 4`. Models hardly ever say so on purpose: a scale that is 1 in this
-configuration, a gradient rule with an exponent of 1, a mask that is all ones.
+Every operator reads and writes whole tensors, also `x * 1`, `-(-x)`, or `(n + 3) + 4`. Models hardly ever say so on purpose: a scale that
+is 1 in this configuration, a gradient rule with an exponent of 1, a mask that is all ones.
 
 ## What changes
-A table of equations is tried at every operator. Each leaves the value as it is, bit for bit, the sign of zero included: neutral elements (`x · 1`, `x / 1`,
-`x − 0`, `x ** 1`), what undoes or repeats itself (`-(-x)`, `relu(relu(x))`, `max(x, x)`), signs (`x − (−y) = x + y`), powers that have an operator of
-their own (`x ** 0.5 = sqrt(x)`), division by a power of two, limits within limits, and, for whole numbers only, `x − x = 0`, `x · 0 = 0` and constants in a row.
+A table of equations is tried at every operator. Each leaves the value as it is, bit for bit, the sign of zero included: neutral elements
+(`x · 1`, `x / 1`, `x − 0`, `x ** 1`), what undoes or repeats itself (`-(-x)`, `relu(relu(x))`, `max(x, x)`), signs (`x − (−y) = x + y`),
+powers that have an operator of their own (`x ** 0.5 = sqrt(x)`), division by a power of two, limits within limits, and, for whole numbers
+only, `x − x = 0`, `x · 0 = 0` and constants in a row.
 
 ## When it does not apply
-- `x + 0` is not `x` when `x` is -0.0: the sum is +0.0, and `1 / x` tells them apart. (`x − 0` is.) reassociate-constants, which rounds, removes it.
+- `x + 0` is not `x` when `x` is -0.0: the sum is +0.0, and `1 / x` tells them apart. (`x − 0` is.) reassociate-constants, which rounds,
+  removes it.
 - `x − x` and `x · 0` are not 0 when `x` is infinite or not a number.
 - `(x + 3) + 4` rounds twice, `x + 7` once. `exp(log(x))` is no number for `x < 0`, `log(exp(x))` is infinite for `x > 89`.
 - `x ** 3` is one launch, `x * x * x` two. `x / 3` is not `x · (1 / 3)`: a third has no exact binary form.
-- An integer tensor times 1.0 is a float tensor: dropping the multiplication would change the dtype. So would dropping `x · ones(3, 1)` change a shape.
+- An integer tensor times 1.0 is a float tensor: dropping the multiplication would change the dtype. So would dropping `x · ones(3, 1)`
+  change a shape.
 
 ## Try it
 Apply it to the training graph of a model with a squared error: the gradient of `x ** 2` is `2 · x ** 1.0`.

@@ -211,6 +211,20 @@ def concatenation(operands: Sequence[fx.Node], dim: int, constant: Collection[fx
     return Concatenation(roots, axis, order, still, None if still else _existing(roots, axis))
 
 
+def arrangement(operands: Sequence[fx.Node], dim: int) -> list[int]:
+    """The order in which these operands stand side by side in a tensor that exists already; as they are, where there is none."""
+    plain = list(range(len(operands)))
+    roots, axis = (found := concatenation(operands, dim)).roots, found.axis
+    if len(set(roots)) < len(roots):
+        return plain
+    for user in roots[0].users:
+        if user.target is aten.cat.default and set(user.args[0]) == set(roots):  # type: ignore[arg-type]
+            order = [roots.index(each) for each in user.args[0]]  # type: ignore[union-attr, arg-type]
+            if _existing(tuple(roots[at] for at in order), axis):
+                return order
+    return plain
+
+
 def _existing(roots: tuple[fx.Node, ...], axis: int) -> fx.Node | None:
     """A concatenation of the same tensors, or the tensor that they are all the parts of, in order."""
     rank = value_of(roots[0]).dim()

@@ -4,8 +4,9 @@ A table is `{equation: (operators, rule)}`. A rule is asked about one call of on
 value that is there already (`Same`), another call (`Call`), nothing at all (`Gone`), with the reason why not (`No`), or with None when the
 call has nothing to do with the equation. Adding a rule is adding an entry.
 
-While it looks for places, `find_by` keeps in mind what it has found so far (`Reading`), so that `-(-(-(-x)))` is two places, not three. The
-rewrite asks the rule again about the graph as it is then: an earlier rewrite may have changed the call's inputs, or only one place was wanted.
+While it looks for places, `find_by` keeps in mind what it has found so far (`Reading`), so that `-(-(-(-x)))` is two places, not three.
+The rewrite asks the rule again about the graph as it is then: an earlier rewrite may have changed the call's inputs, or only one place
+was wanted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Value numbers: one number for each different value of a graph (Aho, Lam, Sethi, Ullman, *Compilers*, section 6.1.2).
 
-A number stands for an operator and the numbers of its operands. Two nodes with the same number have the same value. Numbers are given out as values are first met: an input when the first node
-reads it, a result when it is computed. What only passes a value on (`alias`, `detach`) has the number of what it passes on.
+A number stands for an operator and the numbers of its operands. Two nodes with the same number have the same value. Numbers are given out
+as values are first met: an input when the first node reads it, a result when it is computed. What only passes a value on (`alias`,
+`detach`) has the number of what it passes on.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Views as geometry. A view reads memory that is there: sizes say how many elements, steps (strides) how far apart they are.
 
-Two views of one memory, from the same first element, with the same sizes and steps, are the same tensor, whatever chain of views led to them. So the shortest chain from
-a tensor to a view of it can be read off the two pairs of sizes and steps.
+Two views of one memory, from the same first element, with the same sizes and steps, are the same tensor, whatever chain of views led to
+them. So the shortest chain from a tensor to a view of it can be read off the two pairs of sizes and steps.
 """
 
 from __future__ import annotations
