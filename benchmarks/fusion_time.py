@@ -26,7 +26,7 @@ from graphs.sources.zoo import zoo_source
 from profiler.measure import timed_rounds
 from profiler.statistics import ratio_interval
 
-BUDGET_S = 10.0
+BUDGET_S = 8.0
 WARM_UPS = 3
 THREADS = 1  # on a machine that others use too, threads that wait for each other measure the others
 TOKENS = {"batch": "4", "seq": "256", "layers": "2"}
@@ -163,6 +163,7 @@ def _compiled(source: ModelSource, mode: str, program: Program, inputs: list[Ten
 
 
 def _difference(one: Any, other: Any) -> float:
-    """Largest difference between two runs, over the largest magnitude of each tensor."""
+    """Largest difference between two runs, over the largest magnitude of all results: some gradients are zero but for rounding."""
     pairs = [(a, b) for a, b in zip(one, other, strict=True) if isinstance(a, Tensor) and a.is_floating_point() and a.numel()]
-    return max(float((a - b).abs().max() / a.abs().max().clamp_min(1e-30)) for a, b in pairs)
+    largest = max(float(a.abs().max()) for a, _ in pairs)
+    return max(float((a - b).abs().max()) for a, b in pairs) / largest
