@@ -77,14 +77,15 @@ def optimized(source: ModelSource, mode: str, judged: bool = False) -> Optimized
     return improved(program, judged)
 
 
-def improved(program: Program, judged: bool = False) -> Optimized:
-    """The pipeline over a captured program."""
+def improved(program: Program, judged: bool = False, effort: int = 0) -> Optimized:
+    """The pipeline over a captured program; `effort` is how many plans fuse-loops compares."""
     graph = snapshot(program)
     found = Optimized(program, graph, graph.totals)
     judge = Judge(program) if judged else None
     for name in steps():
         start = time.perf_counter()
-        result = apply(found.program, found.graph, name, {}, judge)
+        settings = {"effort": str(effort)} if name == "fuse-loops" else {}
+        result = apply(found.program, found.graph, name, settings, judge)
         found.seconds[name] = found.seconds.get(name, 0.0) + time.perf_counter() - start
         found.program, found.graph = result.program, result.snapshot
         if result.step.matches:
