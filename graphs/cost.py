@@ -19,6 +19,7 @@ from torch.utils.flop_counter import flop_registry
 
 from graphs import blockwise_attention
 from graphs.bodies import bodies, kind_of
+from graphs.cost_fused import fused_operations
 from graphs.linear_cross_entropy import sizes, work
 from graphs.record import Cost
 from graphs.regions import Prepared, Region
@@ -141,6 +142,8 @@ def cost(node: fx.Node) -> Cost:
     if packet in NOTHING or (not _leaves(value) and not isinstance(target, torch._ops.OpOverload)):  # sizes are computed on the host
         return Cost()
     read, written = _bytes_read(node, packet, value), value_bytes(value)
+    if (fused := fused_operations(node)) is not None:
+        return Cost(sum(fused), fused[0], read, written, 1, True)
     flops, matmul, known = _operations(node, packet, value)
     return Cost(flops, flops if matmul else 0, read, written, _launches(node, packet), known)
 
