@@ -85,8 +85,25 @@ def _cast(otherwise: Callable[..., Tensor], x: Tensor, *, dtype: torch.dtype | N
     return torch.ops.prims.convert_element_type(torch.where(x != x, x, rounded), torch.bfloat16)
 
 
-# Operators of our own, in torch's.
-OWN = {torch.ops.fxscope.rms_norm.default: _rms_norm, torch.ops.fxscope.rms_norm_backward.default: rms_norm_backward._init_fn}
+def _nll_loss_backward(
+    gradient: Tensor, given: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignored: int, total_weight: Tensor
+) -> Tensor:
+    """Element by element, so that what reads it can be the same loop; torch's writes zeros and scatters into them."""
+    dim = 0 if given.dim() < 2 else 1
+    value = -(gradient / total_weight if reduction == 1 else gradient)
+    value = value.unsqueeze(dim) if value.dim() else value
+    classes = torch.arange(given.shape[dim], device=given.device).view(-1, *[1] * (given.dim() - dim - 1))
+    value = value if weight is None else value * weight.view_as(classes)
+    chosen = target.unsqueeze(dim)
+    return torch.where((classes == chosen) & (chosen != ignored), value, 0.0).to(given.dtype)
+
+
+# Operators of our own, in torch's, and torch's that are better loops in other words.
+OWN = {
+    torch.ops.aten.nll_loss_backward.default: _nll_loss_backward,
+    torch.ops.fxscope.rms_norm.default: _rms_norm,
+    torch.ops.fxscope.rms_norm_backward.default: rms_norm_backward._init_fn,
+}
 
 
 def _same_layout(one: Tensor, other: Tensor) -> bool:
