@@ -257,8 +257,28 @@ def _decomposed(body: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModul
     for node, name in zip(computing, made[-len(computing) :] if computing else [], strict=False):
         node.meta["body_nodes"] = (name,)
     gm.graph.eliminate_dead_code()
+    _reductions_last(gm.graph)
     gm.recompile()
     return gm
+
+
+def _reductions_last(graph: fx.Graph) -> None:
+    """Puts every reduction behind the elementwise operators that do not need it: Inductor lets a reduction join the loop of what
+    comes before it, and not the other way round."""
+    level: dict[fx.Node, int] = {}
+    for node in graph.nodes:
+        above = max((level[read] + (level[read] % 2) for read in node.all_input_nodes), default=0)
+        level[node] = above + _reduces(node)
+    output = graph.output_node()
+    for node in sorted((node for node in graph.nodes if node.op == "call_function"), key=lambda node: level[node]):
+        output.prepend(node)
+
+
+def _reduces(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    value = value[0] if isinstance(value, tuple | list) and value else value
+    reads = [read.meta["val"] for read in node.all_input_nodes if isinstance(read.meta.get("val"), Tensor)]
+    return node.op == "call_function" and isinstance(value, Tensor) and any(value.numel() < read.numel() for read in reads[:1])
 
 
 @functools.cache
