@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from graphs.rms_norm import rms_norm_backward
 
 SOURCE = re.compile(r"async_compile\.\w+\(.*?r?'''(.*?)'''", re.DOTALL)
+UNROLLED = 8  # a reduction over so few elements is written out: its loop is the one over its results
 _one_at_a_time = threading.RLock()  # Inductor's state is the process's
 
 
@@ -140,6 +141,7 @@ class _Way:
     """How loops are merged: as Inductor does (None), or never across these inner sizes (empty: only where nothing is between)."""
 
     cuts: frozenset[int] | None
+    unrolled: bool = False
 
     def allows(self, inner: int) -> bool:
         return self.cuts is None or (bool(self.cuts) and inner not in self.cuts)
@@ -148,7 +150,12 @@ class _Way:
 def _ways(body: fx.GraphModule) -> list[_Way]:
     """Merged but where reductions cut, as Inductor does, and not merged at all."""
     cuts = frozenset(_reduction_cuts(body))
-    return [*([_Way(cuts)] if cuts else []), _Way(None), _Way(frozenset())]
+    ways = [*([_Way(cuts)] if cuts else []), _Way(None), _Way(frozenset())]
+    return [*ways, *(_Way(way.cuts, True) for way in ways if _has_small_rows(body))]
+
+
+def _has_small_rows(body: fx.GraphModule) -> bool:
+    return any(1 < cut <= UNROLLED for cut in _reduction_cuts(body))
 
 
 def _reduction_cuts(body: fx.GraphModule) -> Iterator[int]:
@@ -219,6 +226,7 @@ def _lowering(body: fx.GraphModule, way: _Way) -> Iterator[tuple[Any, list[Tenso
     settings = {
         "force_pointwise_cat": True,
         "split_reductions": False,
+        "unroll_reductions_threshold": UNROLLED + 1 if way.unrolled else 8,
         "realize_reads_threshold": 32,
         "realize_opcount_threshold": 400,
         "fallback_random": True,
