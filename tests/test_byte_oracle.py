@@ -17,6 +17,8 @@ from graphs.program import InputSpec, OutputSpec, Program
 from optimizers.base import Example, Function
 from tests.byte_oracle_graphs import CASES, Case
 
+EVERY_PLAN = 1024
+
 
 def program_of(case: Case) -> Program:
     if case.trains:
@@ -51,7 +53,7 @@ def parameters() -> list[Any]:
 
 @pytest.mark.parametrize("case", parameters())
 def test_no_more_crosses_memory_than_the_oracle_says(case: Case) -> None:
-    found = improved(program_of(case))
+    found = improved(program_of(case), effort=EVERY_PLAN)
     assert not found.broken
     assert found.after.bytes_moved <= 4 * case.elements, f"{found.after.bytes_moved / 4:g} elements, oracle {case.elements}"
 
