@@ -200,7 +200,9 @@ def _bytes_read(node: fx.Node, packet: Any, value: Any) -> int:
     if packet in NAMED_ONLY and len(sizes) > NAMED_ONLY[packet]:
         return sum(size for at, size in enumerate(sizes) if at != NAMED_ONLY[packet])
     if packet is aten.nll_loss_forward:  # of each row one number
-        return sizes[1] // node.all_input_nodes[1].meta["val"].element_size() * node.all_input_nodes[0].meta["val"].element_size() + sum(sizes[1:])
+        return sizes[1] // node.all_input_nodes[1].meta["val"].element_size() * node.all_input_nodes[0].meta["val"].element_size() + sum(
+            sizes[1:]
+        )
     if packet in GATHERS and sizes:
         return value_bytes(value) + sum(sizes[1:])
     if packet in BAGS:  # the rows that are summed

@@ -200,3 +200,10 @@ def test_plans_of_random_graphs_have_no_cycles() -> None:
 def test_the_catalog_lists_what_the_reader_may_set() -> None:
     kinds = {parameter.name: parameter.kind for parameter in catalog()["fuse-loops"].parameters}
     assert kinds == {"effort": "number", "apart": "pairs"}
+
+
+def test_one_operator_that_launches_several_kernels_becomes_one_that_launches_one() -> None:
+    program = program_of(nn.RMSNorm(16), rows(4, 16))
+    step = fused(program).step
+    assert (step.before.launches, step.after.launches) == (6, 1)
+    assert step.verdict.kind in ("bitwise", "rounding")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, fx
 
+from graphs.cost import cost
 from optimizers.planning.edges import Edge, edge, source_of
 from optimizers.planning.fits import MOST_OPERANDS, Fit, Group, beside, fit, group_of
 from optimizers.planning.loops import Loop, loop_of
@@ -37,8 +38,9 @@ class Plan:
     group: dict[fx.Node, Group] = field(default_factory=dict)
 
     def kernels(self) -> list[list[fx.Node]]:
-        """The groups of more than one operator, each in execution order, in the order of their first."""
-        groups = {id(group): group for group in self.group.values() if len(group.nodes) > 1}
+        """The groups of more than one operator, and single operators that launch several kernels, in the order of their first node; each group
+        in execution order."""
+        groups = {id(group): group for group in self.group.values() if len(group.nodes) > 1 or _launches_several(group)}
         return sorted((sorted(group.nodes) for group in groups.values()), key=lambda nodes: nodes[0])
 
     def fits(self, one: Edge) -> Fit:
@@ -103,6 +105,10 @@ class Plan:
         order = [*sorted(above, key=lambda g: g.rank), first, *sorted(below, key=lambda g: g.rank)]
         for group, rank in zip(order, ranks[: len(above) + 1] + ranks[len(above) + 2 :], strict=True):
             group.rank = rank
+
+
+def _launches_several(group: Group) -> bool:
+    return group.fusible and any(cost(node).launches > 1 for node in group.nodes)
 
 
 def _within(start: Iterable[Group], follow: object, low: int, high: int) -> set[Group]:
