@@ -13,7 +13,7 @@ from graphs.record import GraphSnapshot
 from jobs.experiment import Experiment, StepWords
 from jobs.record import CatalogueResult, Optimize, OptimizeResult
 from optimizers.record import Offer, OptimizationRecord, StepRecord
-from pages.ui import choose, nodes, save, show, state, work
+from pages.ui import choose, kernels, nodes, save, show, state, work
 from pages.ui.graph_view import graph_view, wish
 
 PANE = "pipeline graph"
@@ -235,8 +235,9 @@ def step_view(found: OptimizeResult) -> None:
     wish(PANE, seen["digest"], st.session_state.get("turn", 0), st.session_state.get("focus", ""), index + 1)
     state.keep_look(seen.get("look") or "")
     show.legend(marks=step is not None)
+    code: DeltaGenerator | None = None
     if chosen := seen.get("selected"):
-        details_of(found, chosen, index)
+        code = details_of(found, chosen, index)
     if step is None:
         show.totals_table([("captured", found.graphs[0].totals)])
         return

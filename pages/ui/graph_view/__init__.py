@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 STATIC = HERE.parents[2] / "static" / "graph"
 LOADER = """
 export default function (component) {
-  const place = new URL("app/static/graph/component.js?v=VERSION", document.baseURI);
+  const place = new URL("app/static/graph/MODULE.js?v=VERSION", document.baseURI);
   import(place).then((module) => module.ENTRY(component));
 }
 """
@@ -104,11 +104,19 @@ def payload_of(
     return {**payload, "digest": hashlib.sha256(msgspec.json.encode(payload)).hexdigest()[:20]}
 
 
+def kernel_view(data: Mapping[str, Any], pane: str, height: int) -> None:
+    """Draws a kernel: the graph that it replaced beside its code; see `kernel` in static/graph/kernel.js."""
+    _component("kernel-view", "kernel")(key=pane, data=data, height=height)
+
+
 @functools.cache
 def _component(name: str, entry: str) -> Callable[..., Any]:
-    html = '<div class="graph-view"></div>' if entry == "show" else "<span></span>"
-    css = (HERE / "graph_view.css").read_text() if entry == "show" else ""
-    return v2.component(name, html=html, css=css, js=LOADER.replace("VERSION", _version()).replace("ENTRY", entry))
+    drawn = {"show": ("graph-view", ["graph_view.css"]), "kernel": ("kernel-view", ["graph_view.css", "kernel_view.css"])}
+    kind, sheets = drawn.get(entry, ("", []))
+    html = f'<div class="{kind}"></div>' if kind else "<span></span>"
+    css = "\n".join((HERE / sheet).read_text() for sheet in sheets)
+    module = "kernel" if entry == "kernel" else "component"
+    return v2.component(name, html=html, css=css, js=LOADER.replace("MODULE", module).replace("VERSION", _version()).replace("ENTRY", entry))
 
 
 def _version() -> str:
