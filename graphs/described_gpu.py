@@ -7,6 +7,7 @@ purpose tells it that there is such a GPU, lets it write, sends the text back an
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import select
@@ -23,7 +24,7 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from graphs.errors import RequestError, RewriteError
+from graphs.errors import JobError, RequestError, RewriteError
 from graphs.gpus import GPUS, Gpu
 from graphs.kernel_source import Sourced, caller, sourced
 from graphs.kernels import Kernel, device_of
@@ -44,22 +45,34 @@ def sourced_for(body: fx.GraphModule, gpu: str) -> Sourced:
     """The Triton that Inductor writes for a body on a GPU of the table, with its links. It is not compiled, and does not run.
 
     Raises:
-        RewriteError: Triton is not installed, there is no such GPU, or the body cannot be lowered for one.
+        RequestError: there is no such GPU.
+        JobError: Triton is not installed, or there is no such process on this system.
+        RewriteError: the body cannot be lowered for a GPU.
     """
     if gpu not in GPUS:
-        raise RewriteError(f"there is no description of a GPU `{gpu}`", help=f"There is: {', '.join(GPUS)}.")
+        raise RequestError(f"there is no description of a GPU `{gpu}`", help=f"There is: {', '.join(GPUS)}.")
     if importlib.util.find_spec("triton") is None:
         way_out = "Install it where the app runs: pip install triton (Linux). It needs no GPU for this."
-        raise RewriteError("Triton is not installed, and Inductor needs it to write code for a GPU", help=way_out)
+        raise JobError("Triton is not installed here, and Inductor needs it to write code for a GPU", help=way_out)
     if not hasattr(os, "fork"):
-        raise RewriteError("code for another device is written in a forked process, which this system does not have")
+        raise JobError("code for another device is written in a forked process, which this system does not have", help="Use Linux.")
 
     def write() -> Sourced:
         torch.set_num_threads(1)  # a forked process has none of the threads of its parent
+        _forget_answers()
         with pretending(GPUS[gpu]):
             return sourced(on_cuda(body))
 
     return _forked(write)
+
+
+def _forget_answers() -> None:
+    """What torch asked about Triton and devices before it remembers, and that there is none."""
+    for name in ("torch.utils._triton", "torch._inductor.utils", "torch._inductor.runtime.hints"):
+        module = importlib.import_module(name)
+        for found in [*vars(module).values(), module.__dict__.get("DeviceProperties", SimpleNamespace(create=None)).create]:
+            if hasattr(found, "cache_clear"):
+                found.cache_clear()
 
 
 def kernel_records(program: Program, nodes: Collection[str] = (), gpu: str = "") -> tuple[KernelRecord, ...]:
@@ -127,8 +140,9 @@ def _on_cuda(value: Tensor) -> Tensor:
 def pretending(gpu: Gpu) -> Iterator[None]:
     """Lets torch and Triton believe that there is one such GPU. What they remember of it cannot be taken back: only in a process that ends."""
     from torch._dynamo import device_interface
-    from triton.backends.compiler import GPUTarget
-    from triton.runtime.driver import driver
+
+    compiler = importlib.import_module("triton.backends.compiler")  # optional, so by its name
+    driver = importlib.import_module("triton.runtime.driver").driver
 
     found = SimpleNamespace(
         name=gpu.title,
@@ -159,7 +173,7 @@ def pretending(gpu: Gpu) -> Iterator[None]:
     interface = type("Described", (device_interface.CudaInterface,), asked)
     device_interface.init_device_reg()
     target = SimpleNamespace(
-        get_current_target=lambda: GPUTarget("cuda", 10 * gpu.capability[0] + gpu.capability[1], 32),
+        get_current_target=lambda: compiler.GPUTarget("cuda", 10 * gpu.capability[0] + gpu.capability[1], 32),
         get_current_device=lambda: 0,
         get_active_torch_device=lambda: torch.device("cuda", 0),
     )
@@ -168,7 +182,7 @@ def pretending(gpu: Gpu) -> Iterator[None]:
             stack.enter_context(patch.object(torch.cuda, name, tell))
         stack.enter_context(patch.object(torch.version, "cuda", torch.version.cuda or "12.8"))
         stack.enter_context(patch.dict(device_interface.device_interfaces, {"cuda": interface, "cuda:0": interface}))
-        driver.set_active(target)  # type: ignore[arg-type]
+        driver.set_active(target)
         yield
 
 

@@ -20,6 +20,7 @@ from unittest.mock import patch
 
 import msgspec
 from torch import fx
+from torch.fx.proxy import TracerBase
 
 from graphs.inductor import Lowered, lower_twice
 from graphs.record import LineLink, Nest
@@ -72,7 +73,7 @@ def _marking(marks: _Marks) -> Iterator[None]:
 
     with (
         patch.object(ir.Loops, "__post_init__", _noting(marks, ir.IRNode.__post_init__), create=True),
-        patch.object(loop_body.LightTracer, "create_node", _tracing(marks, loop_body.TracerBase.create_node), create=True),
+        patch.object(loop_body.LightTracer, "create_node", _tracing(marks, TracerBase.create_node), create=True),
         patch.object(loop_body.InterpreterShim, "run_node", _running(marks, loop_body.InterpreterShim.run_node)),
         patch.object(IndentedBuffer, "writeline", _writing(marks, IndentedBuffer.writeline)),
         patch.object(CSE, "generate", _generating(marks, CSE.generate)),

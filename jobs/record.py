@@ -172,7 +172,9 @@ class Empty(msgspec.Struct, frozen=True, tag=True):
     """Nothing to say."""
 
 
-Result = CatalogueResult | ExploreResult | InspectResult | OptimizeResult | MeasureResult | SeamsResult | KernelsResult | PairsResult | Empty
+Result = (
+    CatalogueResult | ExploreResult | InspectResult | OptimizeResult | MeasureResult | SeamsResult | KernelsResult | PairsResult | Empty
+)
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True):

@@ -92,7 +92,7 @@ def view_data(kernel: KernelRecord) -> dict[str, Any]:
     nodes = [
         {
             "name": node.name,
-            "what": f"{short_target(node.target)} {_value_text(node)}".strip(),
+            "what": _what(node),
             "where": where(node, links.get(node.name)),
             "says": f"{node.target}, {_value_text(node)}; {where(node, links.get(node.name))}",
             "tone": tones.get(node.name, -1),
@@ -103,15 +103,23 @@ def view_data(kernel: KernelRecord) -> dict[str, Any]:
     body = payload_of([kernel.body])
     language = "C++" if kernel.language == "cpp" else "Triton"
     return {
+        "height": HEIGHT,
         "digest": f"{body['digest']} {hash((kernel.source, kernel.device))}",
         "title": f"{language} for {kernel.device}" + (", not run here" if kernel.described else ""),
         "language": kernel.language,
+        "indent": 4 if kernel.language == "cpp" else 1,
         "source": kernel.source or "# No code of its own: only calls of libraries.",
         "links": [{"node": link.node, "lines": list(link.lines), "whole_loop": link.whole_loop} for link in kernel.links],
         "nodes": nodes,
         "body": body,
         "hint": "Point at a node to see its lines, or at a line to see its node; a click keeps it. Keys: Tab through nodes, arrows through lines.",
     }
+
+
+def _what(node: NodeRecord) -> str:
+    """Operator and value; a node that is called as its operator needs only the value."""
+    operator = short_target(node.target)
+    return _value_text(node) if node.name.rstrip("_0123456789") == operator.rstrip("_0123456789") else f"{operator} {_value_text(node)}"
 
 
 def _value_text(node: NodeRecord) -> str:

@@ -30,6 +30,7 @@ export class KernelView {
   constructor(frame, data) {
     Object.assign(this, { frame, data, digest: data.digest, pinned: null });
     frame.replaceChildren();
+    frame.style.height = `${data.height}px`;
     this.lines = new Map(data.links.map((link) => [link.node, link]));
     this.nodesOf = new Map();
     for (const link of data.links) if (!link.whole_loop) for (const line of link.lines) this.nodesOf.set(line, [...(this.nodesOf.get(line) || []), link.node]);
@@ -108,6 +109,7 @@ export class KernelView {
     this.code.addEventListener("pointerleave", () => this.point(null));
   }
 
+  /** Generated loops are deep: the indentation is shown shorter than it is. */
   row(inner, text, number) {
     const names = this.nodesOf.get(number) || [];
     const row = make(inner, "div", { class: `row tone-${this.tone.get(names[0]) || "none"}` });
@@ -115,7 +117,7 @@ export class KernelView {
     const before = (this.nodesOf.get(number - 1) || []).join();
     make(row, "span", { class: "names" }, names.join() === before ? "" : names.join(", ")).title = names.join(", ");
     const code = make(row, "code");
-    for (const [kind, part] of tokens(text, this.data.language)) {
+    for (const [kind, part] of tokens(text.replace(/^ +/, (deep) => " ".repeat(Math.ceil(deep.length / this.data.indent))), this.data.language)) {
       if (kind) make(code, "span", { class: `t-${kind}` }, part);
       else code.append(part);
     }
@@ -178,6 +180,7 @@ export class KernelView {
   }
 
   pin(name, scroll = true) {
+    if (name === this.pinned && name === null) return;
     this.pinned = name;
     for (const [each, button] of this.buttons) button.setAttribute("aria-pressed", String(each === name));
     this.pointed = undefined;
