@@ -70,9 +70,10 @@ def _forget_answers() -> None:
     """What torch asked about Triton and devices before it remembers, and that there is none."""
     for name in ("torch.utils._triton", "torch._inductor.utils", "torch._inductor.runtime.hints"):
         module = importlib.import_module(name)
-        for found in [*vars(module).values(), module.__dict__.get("DeviceProperties", SimpleNamespace(create=None)).create]:
-            if hasattr(found, "cache_clear"):
-                found.cache_clear()
+        for found in [*vars(module).values(), getattr(module, "DeviceProperties", None)]:
+            remembering = getattr(found, "create", found)
+            if hasattr(remembering, "cache_clear"):
+                remembering.cache_clear()
 
 
 def kernel_records(program: Program, nodes: Collection[str] = (), gpu: str = "") -> tuple[KernelRecord, ...]:

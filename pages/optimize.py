@@ -5,9 +5,10 @@ shows what it changed.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from graphs.record import GraphSnapshot
 from jobs.experiment import Experiment
@@ -134,7 +135,7 @@ def step_view(catalogue: CatalogueResult, found: OptimizeResult) -> None:
     with above:
         chosen.bar(found.graphs[-1], pipeline.FUSE_NODES in known)
     explained = index if step and pairs.explains(known.get(step.optimization)) else -1
-    code = details_of(found, clicked, index, explained) if (clicked := seen.get("selected")) else None
+    places = details_of(found, clicked, index) if (clicked := seen.get("selected")) else None
     if step is None:
         show.totals_table([("captured", found.graphs[0].totals)])
         return
@@ -149,13 +150,15 @@ def step_view(catalogue: CatalogueResult, found: OptimizeResult) -> None:
     if len(found.steps) > 1:
         st.subheader("The whole pipeline", anchor=False)
         show.totals_table([("captured", found.graphs[0].totals), *((one.words, one.after) for one in found.steps)])
-    words = state.current().words
-    if code:  # these end the run while the worker is at them, so they come last
-        with code[0], show.patient():
-            kernels.panel(state.current().prefix(index + 1).words, code[1], catalogue.device.kind.upper())
+    if places and places.code:  # what the worker is asked for comes last: while it is at it, the rest is there
+        with places.code, show.patient():
+            kernels.panel(state.current().prefix(index + 1).words, places.name, catalogue.device.kind.upper())
     if explained >= 0:
         with why, show.patient():
-            pairs.panel(words, explained, go_to)
+            pairs.panel(state.current().words, explained, go_to)
+        if places:
+            with places.why:
+                pairs.of_node(state.current().words, explained, places.body, places.name)
 
 
 def drawn(found: OptimizeResult, index: int) -> Mapping[str, Any]:
@@ -220,52 +223,52 @@ def match_row(match: MatchRecord) -> dict[str, str]:
     return {"place": match.anchor, "what it found": match.note, "nodes": ", ".join(match.nodes[:SHOWN_NAMES]) + more}
 
 
-def details_of(found: OptimizeResult, clicked: Mapping[str, Any], index: int, explained: int) -> tuple[Any, str] | None:
-    """The chosen node before and after the step, where it is there. For a kernel gives the place for its code, and its name."""
+class Places(NamedTuple):
+    """Where in a node's details is put what the worker has to be asked for: a kernel's code, and why it ends where it does."""
+
+    name: str
+    code: DeltaGenerator | None
+    why: DeltaGenerator
+    body: tuple[str, ...]
+
+
+def details_of(found: OptimizeResult, clicked: Mapping[str, Any], index: int) -> Places | None:
+    """The chosen node before and after the step, where it is there."""
     before, after = found.graphs[max(index, 0)], found.graphs[index + 1]
     name = clicked["name"]
     sides = [(title, graph) for title, graph in (("before", before), ("after", after)) if name in graph.by_name()]
     if index < 0:
         sides = [("captured", after)]
-    if sides and kernels.is_kernel(after.by_name().get(name)):
-        code = st.container(border=True)
-        with st.container(border=True):
-            details_of_kernel(before, after, name, explained)
-        return code, name
-    for column, (title, graph) in zip(st.columns(max(1, len(sides)), gap="small", border=True), sides, strict=False):
+    if not sides:
+        return None
+    if kernels.is_kernel(after.by_name().get(name)):
+        return details_of_kernel(before, after, name)
+    columns = st.columns(len(sides), gap="small", border=True)
+    for column, (title, graph) in zip(columns, sides, strict=True):
         with column:
             if len(sides) > 1 or index >= 0:
                 st.caption(title.capitalize())
-            details_on_side(before, graph, title, name, explained if title == sides[-1][0] else -1)
-    return None
+            nodes.details(graph, name, title, go_to)
+            if graph.by_name()[name].op == "call_function":
+                chosen.button(name, f"{title} {name}")
+            if title == "after" and name not in before.by_name():
+                nodes.replaced(before, after, name)
+    return Places(name, None, columns[-1].container(), (name,)) if sides[-1][1].by_name()[name].op == "call_function" else None
 
 
-def details_of_kernel(before: GraphSnapshot, after: GraphSnapshot, name: str, explained: int) -> None:
-    """Below its code: the node as any other, what it replaced, and why it ends where it does."""
-    left, right = st.columns([1, 1.35], gap="medium")
+def details_of_kernel(before: GraphSnapshot, after: GraphSnapshot, name: str) -> Places:
+    """Its code, and below it the node as any other, what it replaced, and why it ends where it does."""
+    code = st.container(border=True)
+    with st.container(border=True):
+        left, right = st.columns([1, 1.5], gap="medium")
     with left:
         nodes.details(after, name, "after", go_to)
         chosen.button(name, f"after {name}")
     with right:
-        body = [one.name for one in nodes.body_of(before, after, name)] if name not in before.by_name() else []
+        body = () if name in before.by_name() else tuple(one.name for one in nodes.body_of(before, after, name))
         if body:
             nodes.replaced(before, after, name)
-        if explained >= 0:
-            pairs.of_node(state.current().words, explained, body or [name], f"after {name}")
-
-
-def details_on_side(before: GraphSnapshot, graph: GraphSnapshot, title: str, name: str, explained: int) -> None:
-    """One node in one graph: what it is, what it replaced, why it is fused with its neighbours or not."""
-    nodes.details(graph, name, title, go_to)
-    node = graph.by_name().get(name)
-    if node and node.op == "call_function":
-        chosen.button(name, f"{title} {name}")
-    new = title == "after" and name not in before.by_name()
-    if new:
-        nodes.replaced(before, graph, name)
-    if explained >= 0 and node and node.op == "call_function":
-        body = [one.name for one in nodes.body_of(before, graph, name)] if new else [name]
-        pairs.of_node(state.current().words, explained, body, f"{title} {name}")
+        return Places(name, code, st.container(), body or (name,))
 
 
 def take_walk() -> None:

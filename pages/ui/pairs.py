@@ -98,7 +98,7 @@ def general(pair: PairRecord) -> str:
 
 def narrowed(pairs: Sequence[PairRecord]) -> list[PairRecord]:
     """The pairs that the reader's filters leave."""
-    left, middle, right = st.columns([1.2, 1, 1.6], vertical_alignment="bottom")
+    left, middle, right = st.columns([1, 1.25, 1.4], vertical_alignment="bottom")
     text = left.text_input("Node", key="pairs filter", placeholder="part of a name", icon=":material/search:")
     answer = middle.segmented_control("Answer", ANSWERS, default="all", key="pairs answer", required=True)
     counts = reasons([pair for pair in pairs if not pair.fused])
