@@ -38,11 +38,11 @@ $(VENV)/.browser: $(VENV)/.test
 	else $(BIN)/playwright install chromium; fi
 	@touch $@
 
-# Fused kernels are compiled from C++ on a CPU.
+# Fused kernels are compiled from C++ on a CPU, against Python's headers.
 $(VENV)/.compiler: | $(BIN)/python
-	@if command -v g++ >/dev/null; then true; \
-	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq --no-install-recommends g++; \
-	else echo "No g++ here: fused kernels need it (on Debian: sudo apt install g++)."; fi
+	@if command -v g++ >/dev/null && $(BIN)/python -c "import os, sysconfig as s; os.stat(s.get_path('include') + '/Python.h')" 2>/dev/null; then true; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq --no-install-recommends g++ python3-dev; \
+	else echo "Fused kernels need a C++ compiler and Python's headers (on Debian: sudo apt install g++ python3-dev)."; fi
 	@touch $@
 
 clean:

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import flop_registry
 
+from graphs import blockwise_attention
 from graphs.bodies import bodies, kind_of
 from graphs.record import Cost
 from graphs.regions import Prepared, Region
@@ -89,7 +90,10 @@ PER_ELEMENT: dict[Any, int] = {
 }  # fmt: skip
 # By name, and what a CPU really runs for one of them.
 OWN_PER_ELEMENT = {"fxscope.rms_norm": 5, "fxscope.rms_norm_backward": 10}
-KERNELS = {"fxscope.rms_norm": 6, "fxscope.rms_norm_backward": 13}
+KERNELS: dict[str, int | Callable[..., int]] = {
+    "fxscope.rms_norm": 6, "fxscope.rms_norm_backward": 13, "fxscope.blockwise_attention": blockwise_attention.kernels,
+    "fxscope.blockwise_attention_backward": blockwise_attention.kernels_backward,
+}  # fmt: skip
 ALIASES = (aten._unsafe_view, aten.unsafe_split, aten.unsafe_split_with_sizes, aten.unsafe_chunk)
 
 
@@ -122,7 +126,13 @@ def cost(node: fx.Node) -> Cost:
         return Cost()
     read, written = _bytes_read(node, packet, value), value_bytes(value)
     flops, matmul, known = _operations(node, packet, value)
-    return Cost(flops, flops if matmul else 0, read, written, KERNELS.get(str(packet), 1), known)
+    return Cost(flops, flops if matmul else 0, read, written, _launches(node, packet), known)
+
+
+def _launches(node: fx.Node, packet: Any) -> int:
+    """An operator is one launch, except those of ours, which say how many kernels they run."""
+    kernels = KERNELS.get(str(packet), 1)
+    return kernels if isinstance(kernels, int) else kernels(*fx.map_arg(node.args, lambda read: read.meta.get("val")))  # type: ignore[misc]
 
 
 def _of_region(node: fx.Node, region: Region) -> Cost:
@@ -319,6 +329,8 @@ def _grouped_mm(one: Tensor, two: Tensor, *_: Any, **__: Any) -> int:
 
 # By name: the operators of transformers exist only once it is imported.
 GROUPED: dict[str, Callable[..., int]] = {
+    "fxscope.blockwise_attention": _attention,
+    "fxscope.blockwise_attention_backward": _attention_backward,
     "aten._grouped_mm": _grouped_mm,
     "transformers.grouped_mm_fallback": _grouped,
     "transformers.grouped_mm_fallback_backward": _grouped_backward,

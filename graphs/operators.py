@@ -22,6 +22,8 @@ EXPLANATIONS = {
     "bitwise_and": "True where both are true.",
     "bitwise_not": "True where it was false.",
     "bitwise_or": "True where one of the two is true.",
+    "blockwise_attention": "Attention, a block of queries at a time, with a dropout mask that was drawn before; the matrix of scores is never whole in memory.",
+    "blockwise_attention_backward": "Gradients of attention, a block of queries at a time; the scores are computed again.",
     "bmm": "One matrix product for each member of the batch: for attention, one per head.",
     "cat": "Tensors put end to end along a dimension.",
     "clamp": "Each element, kept within limits.",

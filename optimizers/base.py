@@ -58,7 +58,7 @@ class Example:
 @dataclass(frozen=True)
 class Optimization:
     """One optimization. `find(gm, **parameters)` only reads; `rewrite(gm, match)` changes one place. `explain(gm, **parameters)`, of those that
-    have one, says for every producer and consumer whether they come together, and why not."""
+    have one, says for every producer and consumer whether they come together, and why not. What is `costly` to find is not looked for unasked."""
 
     name: str
     summary: str
@@ -71,6 +71,7 @@ class Optimization:
     parameters: tuple[Parameter, ...] = ()
     applies_to: tuple[str, ...] = ("inference", "training")
     explain: Callable[..., list[PairRecord]] | None = None
+    costly: bool = False
 
     @property
     def record(self) -> OptimizationRecord:

@@ -20,7 +20,7 @@ from graphs.record import GraphSnapshot, Totals
 from graphs.snapshot import snapshot
 from optimizers.base import Match, Miss, Optimization, is_random
 from optimizers.catalog import catalog, named, parse_settings
-from optimizers.record import Claim, MatchRecord, MissRecord, Offer, StepRecord
+from optimizers.record import Claim, MatchRecord, MissRecord, Offer, SearchRecord, StepRecord
 from optimizers.verify import Judge
 
 REWRITE_LIMIT = 20_000
@@ -89,15 +89,31 @@ def apply_optimization(
             verdict=verdict,
             claim_broken=broken_claims(optimization.claim, before.totals, after.totals),
             seconds=time.perf_counter() - start,
+            search=next((match.data for match in chosen if isinstance(match.data, SearchRecord)), None),
         ),
     )
+
+
+def sites(program: Program, optimization: Optimization, parameters: Mapping[str, int | str]) -> list[str]:
+    """The places that an optimization finds, by their anchors."""
+    return list(dict.fromkeys(match.anchor.name for match in _find(program, optimization, parameters)[0]))
+
+
+def rewrite_here(gm: fx.GraphModule, optimization: Optimization, parameters: Mapping[str, int | str], only: str) -> None:
+    """Rewrites a graph in place, without a record: for searches, which throw most of what they try away.
+
+    Raises:
+        RequestError: the place is not there.
+    """
+    matches = [found for found in optimization.find(gm, **parameters) if isinstance(found, Match)]
+    _rewrite_all(gm, optimization, _chosen(matches, only, optimization.name))
 
 
 def offers(program: Program) -> tuple[Offer, ...]:
     """What every optimization of the catalog could do on this graph."""
     found = []
     for optimization in catalog().values():
-        if program.mode not in optimization.applies_to:
+        if program.mode not in optimization.applies_to or optimization.costly:
             continue
         matches, misses = _find(program, optimization, parse_settings(optimization, {})[0])
         sites = tuple(match.anchor.name for match in matches)
@@ -139,7 +155,9 @@ def _match_record(match: Match) -> MatchRecord:
 
 def _rewrite_all(gm: fx.GraphModule, optimization: Optimization, matches: list[Match]) -> None:
     """Rewrites every match, then tidies: what died by the rewrites, shapes, lint, code."""
-    dead_before = _dead(gm.graph)
+    # What nobody read before the step is remove-dead-code's to take; what lost its last reader by the step goes with it, also where
+    # that reader is dead code itself: else what a rewrite replaced in dead code would stand beside its replacement.
+    unread_before = {node for node in gm.graph.nodes if not node.users}
     fresh: set[fx.Node] = set()
     for match in matches:
         if any(node._erased for node in match.nodes):
@@ -147,20 +165,11 @@ def _rewrite_all(gm: fx.GraphModule, optimization: Optimization, matches: list[M
         with _provenance(gm, match, fresh):
             optimization.rewrite(gm, match)
     for node in reversed(list(gm.graph.nodes)):
-        if not node.users and node not in dead_before and node.op in ("call_function", "get_attr") and not is_random(node):
+        if not node.users and node not in unread_before and node.op in ("call_function", "get_attr") and not is_random(node):
             gm.graph.erase_node(node)
     _propagate(gm, fresh)
     gm.graph.lint()
     gm.recompile()
-
-
-def _dead(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes that were useless before the step; they are remove-dead-code's to take, nobody else's."""
-    dead: set[fx.Node] = set()
-    for node in reversed(list(graph.nodes)):
-        if node.op in ("call_function", "get_attr") and all(user in dead for user in node.users):
-            dead.add(node)
-    return dead
 
 
 @contextmanager
@@ -214,7 +223,8 @@ def _propagate(gm: fx.GraphModule, fresh: set[fx.Node]) -> None:
 
 def _fake_value(gm: fx.GraphModule, node: fx.Node) -> object:
     if node.op == "get_attr":
-        return torch.empty_like(getattr(gm, str(node.target)), device=getattr(gm, str(node.target)).device)
+        held = getattr(gm, str(node.target))  # a real tensor, which a fake mode may refuse to look at
+        return torch.empty_strided(held.shape, held.stride(), dtype=held.dtype, device=held.device)
     try:
         return _call(node)
     except (RuntimeError, ValueError):

@@ -116,6 +116,22 @@ class PairRecord(msgspec.Struct, frozen=True):
     way_out: str = ""
 
 
+class Move(msgspec.Struct, frozen=True):
+    """One rewrite of a search: the step in words, and the predicted seconds of the graph after it."""
+
+    words: str
+    seconds: float
+
+
+class SearchRecord(msgspec.Struct, frozen=True):
+    """What a search came to: the price of the start, greedy's path to where it stops, the found path, and how many graphs were priced."""
+
+    seconds: float
+    greedy: tuple[Move, ...]
+    found: tuple[Move, ...]
+    priced: int
+
+
 class StepRecord(msgspec.Struct, frozen=True):
     """One optimization applied to one graph.
 
@@ -124,6 +140,7 @@ class StepRecord(msgspec.Struct, frozen=True):
         parameters: the values used, defaults included.
         sites: the anchors of all matches found before any rewrite (with `only=` one of them is rewritten).
         claim_broken: the totals that went against the claim, as sentences; empty when it holds.
+        search: of a search, its path and greedy's.
     """
 
     optimization: str
@@ -138,6 +155,7 @@ class StepRecord(msgspec.Struct, frozen=True):
     verdict: Verdict
     claim_broken: tuple[str, ...] = ()
     seconds: float = 0.0
+    search: SearchRecord | None = None
 
 
 class Offer(msgspec.Struct, frozen=True):

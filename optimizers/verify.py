@@ -1,8 +1,10 @@
 """Same answers, same gradients? The verdict of a step.
 
-Both programs run on the same seeded random inputs. If every output is equal bit for bit the verdict is `bitwise`. Otherwise each
-output is compared with a float64 run of the unoptimized program: `rounding` when its error is within a small factor of the
-unoptimized program's own error, `approximate` when the optimization asked for that and stays within its tolerance, `refuted` else.
+Both programs run on the same seeded random inputs. If every output is equal bit for bit (the sign of a zero counts, the payload of a
+NaN does not) the verdict is `bitwise`. Otherwise each output is compared with a float64 run of the unoptimized program: `rounding` when
+its error is within a small factor of the unoptimized program's own error, `approximate` when the optimization asked for that and stays
+within its tolerance, `refuted` else. An element that is infinite or not a number must be so in the unoptimized program's run or in that
+of float64; a whole number or a truth value must be that of one of the two. No graph may write into its inputs.
 """
 
 from __future__ import annotations
@@ -20,10 +22,13 @@ from optimizers.base import is_random
 from optimizers.record import Exactness, Verdict, WorstTensor
 
 FACTOR = 8.0  # how much larger than the unoptimized program's own error still counts as rounding
-EPSILONS = 64.0  # in units of the dtype's epsilon: what is always forgiven
+EPSILONS = 64.0  # in units of the dtype's epsilon: what is always forgiven,
+FORGIVEN = 0.03  # but never more than this share: 64 epsilons of bfloat16 would be a half
+FLOAT64 = 1e-10  # what is forgiven in float64, where no finer run shows the unoptimized program's own error
 APPROXIMATE = 0.05
 FLOOR = 1e-4  # tensors smaller than this share of their role's largest are judged against that share
 GIB = 1 << 30
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class _Recording(fx.Interpreter):
@@ -63,8 +68,9 @@ class _Float64(fx.Interpreter):
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         def widen(value: Any) -> Any:
-            wide = isinstance(value, torch.dtype) and value.is_floating_point
-            return torch.float64 if wide else value
+            if not isinstance(value, torch.dtype):
+                return value
+            return torch.float64 if value.is_floating_point else torch.complex128 if value.is_complex else value
 
         if target is torch.ops.aten._to_copy.default and _narrows(kwargs.get("dtype")):
             return _wide(args[0].to(kwargs["dtype"]))  # a cast that the model asked for is part of its meaning
@@ -78,7 +84,15 @@ def _narrows(dtype: torch.dtype | None) -> bool:
 
 
 def _wide(value: Any) -> Any:
-    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+    if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
+        return value
+    dtype = torch.complex128 if value.is_complex() else torch.float64
+    wide = value.to(dtype)
+    if wide.stride() == value.stride():
+        return wide
+    # Every second element, say: the graph may count on the gaps (as_strided), so the whole storage is widened.
+    whole = value.as_strided((value.untyped_storage().nbytes() // value.element_size(),), (1,), 0)
+    return whole.to(dtype).as_strided(value.shape, value.stride(), value.storage_offset())
 
 
 class Judge:
@@ -90,6 +104,7 @@ class Judge:
         self._reference: list[Tensor] = []
         self._baseline: list[Tensor] = []
         self._last: tuple[Program, list[Tensor]] | None = None
+        self._versions: list[int] = []
         self._too_large = ""
 
     @staticmethod
@@ -107,6 +122,9 @@ class Judge:
             new = self._outputs(after)
         except Exception as error:
             return Verdict("refuted", reason=f"the rewritten graph does not run: {type(error).__name__}: {str(error)[:300]}")
+        written = self._written_input()
+        if written:
+            return Verdict("refuted", reason=f"the rewritten graph writes into its input {written}")
         specs = self.program.outputs
         if len(new) != len(old):
             return Verdict("refuted", reason=f"{len(old)} outputs became {len(new)}")
@@ -130,13 +148,25 @@ class Judge:
         if self._reference:
             return
         self._check_size()
-        self._inputs = self.program.materialize(self.seed)
+        self._make_inputs()
         recording = _Recording(self.program.gm)
         torch.manual_seed(self.seed)
         with torch.no_grad():
             self._baseline = list(recording.run(*self._inputs))
             self._reference = list(_Float64(self.program.gm, recording.drawn).run(*map(_wide, self._inputs)))
         self._last = (self.program, self._baseline)
+
+    def _make_inputs(self) -> None:
+        self._inputs = self.program.materialize(self.seed)
+        self._versions = [value._version for value in self._inputs]
+
+    def _written_input(self) -> str:
+        """The name of an input that a run wrote into, if any; the inputs are then made anew."""
+        changed = [at for at, value in enumerate(self._inputs) if value._version != self._versions[at]]
+        if not changed:
+            return ""
+        self._make_inputs()
+        return self.program.inputs[changed[0]].target
 
     def _check_size(self) -> None:
         """Weights in two precisions, and the peak of the float64 run beside the outputs kept."""
@@ -158,8 +188,8 @@ class Judge:
         worst, worst_excess = None, -1.0
         for spec, value, own, reference in zip(specs, new, self._baseline, self._reference, strict=True):
             floor = FLOOR * largest[spec.role]
-            error, own_error = _error(value, reference, floor), _error(own, reference, floor)
-            allowed = max(FACTOR * own_error, EPSILONS * _epsilon(own))
+            error, own_error = _error(value, own, reference, floor), _error(own, own, reference, floor)
+            allowed = max(FACTOR * own_error, _forgiven(own))
             excess = error / allowed if allowed else (0.0 if error == 0 else float("inf"))
             if excess > worst_excess:
                 worst, worst_excess = WorstTensor(_name(spec), error, own_error), excess
@@ -182,32 +212,58 @@ def _name(spec: OutputSpec) -> str:
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
-    if torch.equal(a, b):
+    if a.is_complex():
+        a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
+    if not a.is_floating_point():
+        return torch.equal(a, b)
+    if a.element_size() in BITS and torch.equal(a.view(BITS[a.element_size()]), b.view(BITS[a.element_size()])):
         return True
-    return a.is_floating_point() and bool(((a == b) | (a.isnan() & b.isnan())).all())
+    return bool(((a == b) & (a.signbit() == b.signbit()) | (a.isnan() & b.isnan())).all())
 
 
 def _finite(value: Tensor) -> Tensor:
-    return torch.nan_to_num(value.double(), nan=0.0, posinf=0.0, neginf=0.0)
+    return torch.nan_to_num(_real(value), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _real(value: Tensor) -> Tensor:
+    return torch.view_as_real(value.resolve_conj()).double() if value.is_complex() else value.double()
 
 
 def _largest(value: Tensor) -> float:
     return float(_finite(value).abs().max()) if value.numel() else 0.0
 
 
-def _error(value: Tensor, reference: Tensor, floor: float) -> float:
-    """Largest difference over the reference's largest magnitude; infinite when other elements are infinite or not a number."""
-    wide, exact = value.double(), reference.double().to(value.device)
+def _error(value: Tensor, own: Tensor, reference: Tensor, floor: float) -> float:
+    """Largest difference from the reference over the reference's largest magnitude.
+
+    Infinite where an element is infinite or not a number and neither the unoptimized program's own nor the reference's is so in
+    the same way, and where a whole number is that of neither: such elements are no matter of rounding.
+    """
     if not value.numel():
         return 0.0
-    if bool((wide.isfinite() != exact.isfinite()).any()):
+    wide, mine, exact = _real(value), _real(own), _real(reference).to(value.device)
+    exactly = not (value.is_floating_point() or value.is_complex())
+    if exactly and bool(((value != own) & (wide != exact)).any()):
         return float("inf")
-    scale = max(_largest(exact), floor, 1e-30)
-    return float((_finite(wide) - _finite(exact)).abs().max()) / scale
+    if not bool((wide.isfinite() & exact.isfinite()).all()):
+        kind = _kind(wide)
+        if bool(((kind != _kind(exact)) & (kind != _kind(mine))).any()):
+            return float("inf")
+    scale = max(_largest(reference), floor, 1e-30)
+    both = wide.isfinite() & exact.isfinite()
+    return float(torch.where(both, wide - exact, 0.0).abs().max()) / scale
 
 
-def _epsilon(value: Tensor) -> float:
-    return torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
+def _kind(value: Tensor) -> Tensor:
+    """0 for finite numbers; 1, 2, 3 for infinite, negative infinite, not a number."""
+    return value.isposinf() * 1 + value.isneginf() * 2 + value.isnan() * 3
+
+
+def _forgiven(value: Tensor) -> float:
+    if not (value.is_floating_point() or value.is_complex()):
+        return 0.0
+    epsilon = torch.finfo(value.dtype).eps
+    return FLOAT64 if epsilon < 1e-15 else min(EPSILONS * epsilon, FORGIVEN)
 
 
 def _available_bytes() -> int:

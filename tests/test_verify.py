@@ -14,7 +14,7 @@ from graphs.snapshot import snapshot
 from optimizers.base import Match, Optimization
 from optimizers.pipeline import apply_optimization
 from optimizers.record import Claim
-from optimizers.verify import Judge
+from optimizers.verify import Judge, _error, _same_bits
 from tests import small_models as small
 
 aten = torch.ops.aten
@@ -162,3 +162,58 @@ def test_too_large_for_this_machine_is_not_run_and_says_how_large(monkeypatch: p
     verdict = Judge(program).verdict(program, program.clone(), "bitwise")
     assert verdict.kind == "not run"
     assert "GiB" in verdict.reason
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+def test_bits_are_the_same_but_for_what_a_not_a_number_carries() -> None:
+    assert _same_bits(torch.tensor([1.0, NAN]), torch.tensor([1.0, -NAN]))
+    assert not _same_bits(torch.tensor([0.0]), torch.tensor([-0.0]))
+    assert not _same_bits(torch.tensor([1 + 2j]), torch.tensor([1 + 3j]))
+    assert _same_bits(torch.empty(0, 3), torch.empty(0, 3))
+
+
+@pytest.mark.parametrize(
+    ("value", "own", "reference"),
+    [
+        ([1.0, INF], [1.0, NAN], [1.0, NAN]),
+        ([1.0, -INF], [1.0, INF], [1.0, INF]),
+        ([1.0, 0.0], [1.0, NAN], [1.0, NAN]),
+        ([1.0, NAN], [1.0, INF], [1.0, 2e38]),  # neither the overflow of float32 nor the number
+        ([7, 4], [7, 3], [7, 3]),
+        ([True, False], [True, True], [True, True]),
+    ],
+)
+def test_what_is_not_finite_or_whole_must_be_that_of_one_of_the_two_runs(value: list, own: list, reference: list) -> None:
+    exact = torch.tensor(reference, dtype=torch.float64) if isinstance(reference[0], float) else torch.tensor(reference)
+    assert _error(torch.tensor(value), torch.tensor(own), exact, 0.0) == INF
+    assert _error(torch.tensor(own), torch.tensor(own), exact, 0.0) < INF
+
+
+def test_a_fifth_too_much_is_seen_in_bfloat16() -> None:
+    def larger(gm: fx.GraphModule) -> None:
+        first(gm, aten.sin.default).update_arg(0, first(gm, aten.mul.Tensor).args[0])
+
+    source = small.ModelSource("sine", lambda: Sine(), lambda: (torch.randn(8, 8).bfloat16(),), None, ())
+    program = capture(source, "inference", "cpu").program
+    step = apply_optimization(program, snapshot(program), optimization(larger), {}, Judge(program)).step
+    assert step.verdict.kind == "refuted"
+
+
+class Sine(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(x * 0.8)
+
+
+def test_writing_into_an_input_is_refuted() -> None:
+    def in_place(gm: fx.GraphModule) -> None:
+        first(gm, aten.mul.Tensor).target = aten.mul_.Tensor
+
+    source = small.ModelSource("sine", lambda: Sine(), lambda: (torch.randn(8, 8),), None, ())
+    program = capture(source, "inference", "cpu").program
+    judge = Judge(program)
+    step = apply_optimization(program, snapshot(program), optimization(in_place), {}, judge).step
+    assert step.verdict.kind == "refuted"
+    assert "writes into its input" in step.verdict.reason
+    assert judge.verdict(program, program.clone(), "bitwise").kind == "bitwise"

@@ -1,261 +1,179 @@
-"""Recognizes attention written by hand: scores, softmax, weighted sum, and in a training graph its backward.
+"""Recognizes attention however it is written: scores, softmax, weighted sum, and in a training graph its backward.
 
-`read` starts at a softmax and walks both ways through operators that only reshape or cast. It raises NotAttention with the reason
-where something else stands in the way.
+`read` starts at a softmax and walks both ways through operators that only move, cast, scale or mask. It raises NotAttention with the
+reason where something else stands in the way. What it finds is described in the indices of the product of queries and keys, so that no
+layout (heads first or last, three dimensions or five, einsum's order) is a case of its own.
 """
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
+
+from optimizers.patterns.attention_axes import MOVES, Axes, shape, swapped, through, whole
+from optimizers.patterns.attention_backward import Backward, read_backward
+from optimizers.patterns.attention_products import NotAttention, Product, is_live, product
+from optimizers.patterns.attention_scores import Scores, Softmax, read_scores, softmax_at
 
 aten = torch.ops.aten
-RESHAPES = (
-    aten.view.default,
-    aten._unsafe_view.default,
-    aten.expand.default,
-    aten.clone.default,
-    aten.detach.default,
-    aten.alias.default,
-)
-CASTS = (aten._to_copy.default,)
-SCALES: dict[Any, int] = {aten.mul.Tensor: 1, aten.mul.Scalar: 1, aten.div.Tensor: -1, aten.div.Scalar: -1}
-
-
-class NotAttention(Exception):
-    """A softmax that is not (or not only) attention's; `str(error)` is the reason."""
+CHECKS = (aten._assert_tensor_metadata.default, aten._assert_async.msg, aten._assert_async.default)
 
 
 @dataclass
-class Mask:
-    """An added mask, or a condition under which scores are replaced by `fill`."""
+class Probabilities:
+    """The softmax's result in all its shapes.
 
-    node: fx.Node
-    kind: str  # "add", "fill where true", "fill where false"
-    fill: float = 0.0
+    Attributes:
+        axes: every node that shows it -> which index of the scores each dimension is.
+        dropout: the dropout that acts on it, None without one.
+        dropped: the nodes that show it after dropout.
+        readers: (reader, what it reads) for all that use it.
+        idle: nodes that read it and whose result nobody reads.
+    """
 
-
-@dataclass
-class Backward:
-    """The backward of one attention: its first node, the gradient that enters, and the three products that leave."""
-
-    first: fx.Node
-    grad_out: fx.Node
-    query: fx.Node
-    key: fx.Node
-    value: fx.Node
-    nodes: list[fx.Node] = field(default_factory=list)
+    axes: dict[fx.Node, Axes]
+    dropout: fx.Node | None = None
+    dropped: set[fx.Node] = field(default_factory=set)
+    readers: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
+    idle: list[fx.Node] = field(default_factory=list)
 
 
 @dataclass
 class Attention:
-    """softmax(scale · query @ keyᵀ + mask) @ value; query [B, H, Sq, D], key transposed [B, H, D, Sk], value [B, H, Sk, Dv]."""
+    """softmax(scale · queries @ keysᵀ + masks) @ values.
 
-    softmax: fx.Node
-    query: fx.Node
-    key_t: fx.Node
-    value: fx.Node
-    out: fx.Node
-    scale: float
-    mask: Mask | None
+    Attributes:
+        softmax: where it was found.
+        scores: the product of queries and keys and what is done to it.
+        out: the product of probabilities and values.
+        values: its operand that holds the values; `values_first` when it stands on the left, transposed.
+        dropout: native_dropout on the probabilities, with a probability above 0; `dropout_axes` are those of what it acts on.
+        nodes: every node that the kernel takes the place of.
+        idle: nodes to remove with them, which nobody reads.
+    """
+
+    softmax: Softmax
+    scores: Scores
+    out: Product
+    values: fx.Node
+    values_first: bool
+    dropout: fx.Node | None
     nodes: list[fx.Node]
+    idle: list[fx.Node]
+    dropout_axes: Axes = ()
     backward: Backward | None = None
 
 
-def shape(node: fx.Node) -> tuple[int, ...]:
-    """The node's shape."""
-    value = node.meta.get("val")
-    return tuple(value.shape) if isinstance(value, Tensor) else ()
+def read(node: fx.Node, dead: Collection[fx.Node]) -> Attention | None:
+    """The attention around a softmax; None when the node is no softmax.
 
-
-def read(softmax: fx.Node) -> Attention:
-    """The attention around a softmax.
+    Args:
+        dead: nodes without readers, directly or in the end.
 
     Raises:
         NotAttention: with the reason, one sentence.
     """
-    if len(shape(softmax)) != 4 or softmax.args[1] not in (-1, 3):
-        raise NotAttention("It is not over the last dimension of scores of shape batch, heads, queries, keys.")
-    scores, scale, mask, upstream = _scores(softmax)
-    weights, readers = _spread(softmax)
-    product, gradient = None, None
-    value_gradient = None
-    for reader, read_from in readers:
-        if reader.target is aten.bmm.default and reader.args[0] is read_from and reader.meta["origin"].phase != "backward":
-            product = _only(product, reader, "The probabilities are multiplied twice.")
-        elif reader.target is aten.bmm.default and reader.args[0] is read_from:
-            value_gradient = _only(value_gradient, reader, "The probabilities' gradient is read twice.")
-        elif reader.target is aten._softmax_backward_data.default and reader.args[1] is read_from:
-            gradient = _only(gradient, reader, "The softmax has two backwards.")
-        else:
-            raise NotAttention(f"The probabilities are also read by {reader.name}, so they must exist.")
-    if product is None:
+    softmax = softmax_at(node)
+    if softmax is None:
+        return None
+    if 0 in shape(node):
+        raise NotAttention("A dimension is empty: there is nothing to compute.")
+    scores = read_scores(softmax, dead)
+    shown = _spread(softmax, scores, dead)
+    forward, gradient, value_products = _readers(shown)
+    if forward is None:
         raise NotAttention("Nothing multiplies its probabilities with values.")
-    query, key_t, value = (_four(node, shape(softmax)) for node in (*scores.args[:2], product.args[1]))  # type: ignore[misc]
-    found = Attention(softmax, query, key_t, value, product, scale, mask, [*upstream, softmax, *weights, product])
-    if gradient is not None or value_gradient is not None:
-        if gradient is None or value_gradient is None:
-            raise NotAttention("Only a part of its backward is in the graph.")
-        found.backward = _backward(found, scores, gradient, value_gradient)
+    out, first = _weighted_sum(forward, shown, scores)
+    nodes = [*scores.nodes, *softmax.nodes, *shown.axes, out.node]
+    found = Attention(softmax, scores, out, out.left if first else out.right, first, shown.dropout, list(dict.fromkeys(nodes)), shown.idle)
+    found.dropout_axes = shown.axes[shown.dropout] if shown.dropout else ()
+    if gradient is not None or value_products:
+        if gradient is None or not isinstance(softmax.node.target, torch._ops.OpOverload) or len(softmax.nodes) > 1:
+            raise NotAttention("Its backward is in pieces: the softmax is written out by hand, or only the values have a gradient.")
+        found.backward = read_backward(scores, shown.axes, out, first, gradient, value_products, shown.dropout, dead)
     return found
 
 
-def _only(old: fx.Node | None, new: fx.Node, reason: str) -> fx.Node:
-    if old is not None:
-        raise NotAttention(reason)
-    return new
-
-
-def _scores(softmax: fx.Node) -> tuple[fx.Node, float, Mask | None, list[fx.Node]]:
-    """Walks up from the softmax to the product of queries and keys."""
-    node, scale, mask, passed = softmax.args[0], 1.0, None, []
-    while True:
-        assert isinstance(node, fx.Node)
-        if node.meta["origin"].phase == "backward":
-            raise NotAttention("Its scores are computed in backward.")
-        passed.append(node)
-        if node.target is aten.bmm.default:
-            return node, scale, mask, list(reversed(passed))
-        if _readers_outside(node, passed, softmax):
-            raise NotAttention(f"The scores are also read outside, at {node.name}.")
-        if node.target in RESHAPES or node.target in CASTS:
-            node = node.args[0]
-        elif node.target in SCALES and isinstance(node.args[1], (int, float)):
-            scale *= float(node.args[1]) ** SCALES[node.target]
-            node = node.args[0]
-        else:
-            step, found = _mask(node)
-            if mask is not None:
-                raise NotAttention("Its scores are masked twice.")
-            if scale != 1.0:
-                raise NotAttention("Its mask is scaled together with the scores.")
-            mask, node = found, step
-
-
-def _readers_outside(node: fx.Node, passed: list[fx.Node], softmax: fx.Node) -> bool:
-    return any(user not in passed and user is not softmax and user.users for user in node.users)
-
-
-def _mask(node: fx.Node) -> tuple[fx.Node, Mask]:
-    """(the scores before the mask, the mask)."""
-    if node.target is aten.add.Tensor and node.kwargs.get("alpha", 1) == 1:
-        a, b = node.args[:2]
-        if isinstance(a, fx.Node) and isinstance(b, fx.Node):
-            scores, mask = (a, b) if _leads_to_product(a) else (b, a)
-            if shape(scores) == shape(node) and len(shape(mask)) in (2, 4):
-                return scores, Mask(mask, "add")
-    if node.target is aten.masked_fill.Scalar and len(shape(node.args[1])) in (2, 4):  # type: ignore[arg-type]
-        return node.args[0], Mask(node.args[1], "fill where true", float(node.args[2]))  # type: ignore[arg-type, return-value]
-    if node.target in (aten.where.self, aten.where.ScalarOther):
-        fill = _number(node.args[2])
-        if fill is not None and len(shape(node.args[0])) in (2, 4):  # type: ignore[arg-type]
-            return node.args[1], Mask(node.args[0], "fill where false", fill)  # type: ignore[arg-type, return-value]
-    raise NotAttention(f"Between the product of queries and keys and the softmax stands {node.name}, which the kernel cannot do.")
-
-
-def _leads_to_product(node: Any) -> bool:
-    while isinstance(node, fx.Node) and (node.target in RESHAPES or node.target in CASTS or node.target in SCALES):
-        node = node.args[0]
-    return isinstance(node, fx.Node) and node.target is aten.bmm.default
-
-
-def _number(value: Any) -> float | None:
-    """A number, or the number that a filled scalar holds."""
-    if isinstance(value, (int, float)):
-        return float(value)
-    if isinstance(value, fx.Node) and value.target in (aten.full.default, aten.scalar_tensor.default):
-        filled = value.args[1] if value.target is aten.full.default else value.args[0]
-        return float(filled) if isinstance(filled, (int, float)) else None
-    return None
-
-
-def _spread(softmax: fx.Node) -> tuple[list[fx.Node], list[tuple[fx.Node, fx.Node]]]:
-    """Every node that shows the probabilities in another shape, and (reader, what it reads) for all that use them."""
-    shown, readers, queue = [], [], [softmax]
+def _spread(softmax: Softmax, scores: Scores, dead: Collection[fx.Node]) -> Probabilities:
+    """Follows the probabilities through every operator that only shows them in another shape."""
+    shown = Probabilities({softmax.node: scores.axes})
+    queue = [softmax.node]
     while queue:
         node = queue.pop()
         for user in node.users:
-            if user.target in (
-                *RESHAPES,
-                *CASTS,
-                aten.transpose.int,
-                aten.permute.default,
-                aten.t.default,
-            ) or _no_dropout(user):
-                shown.append(user)
-                queue.append(user)
+            if not is_live(user, dead):
+                shown.idle.append(user)
             elif user.op == "output":
                 raise NotAttention("The probabilities are an output of the graph.")
+            elif user.target in MOVES:
+                axes = through(user, shown.axes[node])
+                if axes is None:
+                    raise NotAttention(f"The probabilities are repeated, cut apart or rounded to integers at {user.name}.")
+                shown.axes[user] = axes
+                if node in shown.dropped:
+                    shown.dropped.add(user)
+                queue.append(user)
             elif user.target is aten.native_dropout.default:
-                raise NotAttention("Dropout acts on the probabilities: the kernel would draw other random numbers.")
+                queue += _dropped(shown, user, node)
             else:
-                readers.append((user, node))
-    return shown, readers
+                shown.readers.append((user, node))
+    return shown
 
 
-def _no_dropout(node: fx.Node) -> bool:
-    """A dropout of probability 0, or its first output."""
-    if node.target is operator.getitem:
-        return node.args[1] == 0 and _no_dropout(node.args[0])  # type: ignore[arg-type]
-    return node.target is aten.native_dropout.default and float(node.args[1]) == 0.0  # type: ignore[arg-type]
+def _dropped(shown: Probabilities, dropout: fx.Node, node: fx.Node) -> list[fx.Node]:
+    """Dropout's first output goes on as the probabilities; its second, the mask that it drew, is for backward."""
+    parts = [user for user in dropout.users if user.target is operator.getitem and user.args[1] == 0]
+    if dropout.args[2] is not False and float(dropout.args[1]) != 0.0:  # type: ignore[arg-type]
+        if shown.dropout is not None:
+            raise NotAttention("Dropout acts on the probabilities twice.")
+        shown.dropout = dropout
+        shown.dropped.update(parts)
+    elif node in shown.dropped:
+        shown.dropped.update(parts)
+    shown.axes.update(dict.fromkeys((dropout, *parts), shown.axes[node]))
+    return parts
 
 
-def _four(node: Any, scores: tuple[int, ...]) -> fx.Node:
-    """The operand of a batched product as it was before batch and heads were joined: [B, H, rows, columns]."""
-    wanted = (*scores[:2], *shape(node)[-2:])
-    while isinstance(node, fx.Node) and node.target in RESHAPES:
-        before = node.args[0]
-        if shape(before) != wanted and len(shape(node)) == 4:  # type: ignore[arg-type]
-            break
-        node = before
-    if not isinstance(node, fx.Node) or shape(node) != wanted:
-        raise NotAttention("Its operands do not have the shape batch, heads, rows, columns.")
-    return node
+def _readers(shown: Probabilities) -> tuple[tuple[fx.Node, fx.Node] | None, fx.Node | None, list[fx.Node]]:
+    """(the product with the values and what it reads, softmax's gradient, products of backward)."""
+    forward, gradient, others = None, None, []
+    for reader, read_from in shown.readers:
+        backward = reader.meta["origin"].phase == "backward"
+        if product(reader) is not None and not backward:
+            if forward is not None and forward[0] is not reader:
+                raise NotAttention("The probabilities are multiplied twice.")
+            if shown.dropout is not None and read_from not in shown.dropped:
+                raise NotAttention("The probabilities are multiplied as they were before dropout.")
+            forward = (reader, read_from)
+        elif product(reader) is not None:
+            others.append(reader)
+        elif reader.target is aten._softmax_backward_data.default and reader.args[1] is read_from:
+            if gradient is not None or read_from in shown.dropped:
+                raise NotAttention("The softmax has two backwards, or one that reads it after dropout.")
+            gradient = reader
+        else:
+            raise NotAttention(f"The probabilities are also read by {reader.name}, so they must exist.")
+    return forward, gradient, others
 
 
-def _backward(found: Attention, scores: fx.Node, gradient: fx.Node, value_gradient: fx.Node) -> Backward:
-    """The backward: products with the probabilities, with the values, and after softmax's gradient with queries and keys."""
-    wide = shape(found.softmax)
-    grad_out = _four(value_gradient.args[1], wide)
-    into, passed = gradient.args[0], []
-    while isinstance(into, fx.Node) and into.target is not aten.bmm.default:
-        if not (into.target in RESHAPES or into.target in CASTS or _dropout_gradient(into)):
-            raise NotAttention(f"Its gradient passes {into.name}, which the kernel's backward cannot do.")
-        passed.append(into)
-        into = into.args[0]
-    assert isinstance(into, fx.Node)
-    if _four(into.args[0], wide) is not grad_out:
-        raise NotAttention("Its backward mixes gradients of two outputs.")
-    query_gradient, key_gradient, path = _score_gradients(gradient)
-    first = min(into, value_gradient, key=list(gradient.graph.nodes).index)
-    nodes = [into, *passed, gradient, *path, query_gradient, key_gradient, value_gradient]
-    return Backward(first, grad_out, query_gradient, key_gradient, value_gradient, nodes)
-
-
-def _dropout_gradient(node: fx.Node) -> bool:
-    return node.target is aten.native_dropout_backward.default and float(node.args[2]) == 1.0  # type: ignore[arg-type]
-
-
-def _score_gradients(gradient: fx.Node) -> tuple[fx.Node, fx.Node, list[fx.Node]]:
-    """Walks down from softmax's gradient to the products that give the gradients of query and key."""
-    node, path = gradient, []
-    while True:
-        users = [user for user in node.users if user.target is not aten.transpose.int or user.users]
-        products = [user for user in users if user.target is aten.bmm.default]
-        if len(products) == 2 and len(users) == 2:
-            query = next((product for product in products if product.args[0] is node), None)
-            key = next((product for product in products if product.args[1] is node), None)
-            if query is None or key is None:
-                raise NotAttention("Its backward is not that of a product of queries and keys.")
-            return query, key, path
-        if len(users) != 1:
-            raise NotAttention("The gradient of its scores is needed elsewhere (is the mask learned?).")
-        node = users[0]
-        allowed = (*RESHAPES, *CASTS, *SCALES, aten.masked_fill.Scalar, aten.where.self, aten.where.ScalarOther)
-        if node.target not in allowed:
-            raise NotAttention(f"The gradient of its scores passes {node.name}, which the kernel's backward cannot do.")
-        path.append(node)
+def _weighted_sum(reader: tuple[fx.Node, fx.Node], shown: Probabilities, scores: Scores) -> tuple[Product, bool]:
+    """The product with the values, and whether the values stand on its left (transposed)."""
+    node, read_from = reader
+    found = product(node)
+    assert found is not None
+    if found.left is found.right:
+        raise NotAttention("The probabilities are multiplied with themselves.")
+    first = found.right is read_from
+    axes = swapped(shown.axes[read_from]) if first else shown.axes[read_from]
+    wanted = (whole(scores.queries, scores.sizes[scores.queries]), whole(scores.keys, scores.sizes[scores.keys]))
+    if axes[-2:] != wanted:
+        raise NotAttention("The product with the probabilities does not sum over the keys of each query.")
+    if axes[:-2] not in ((), (whole("N", scores.sizes["N"]),)):
+        raise NotAttention("Batch and heads are joined in another order for the values than for the scores.")
+    if found.added is not None or found.alpha != 1.0:
+        raise NotAttention("Something is added to the weighted sum in the same operator.")
+    return found, first

@@ -1,0 +1,239 @@
+"""Matrix products as their rewrites see them: operands, equal values behind views, and what a concatenation costs.
+
+A product is `mm`, `addmm` with a plain bias, or `bmm`. The same tensor reaches several products through views of their own
+(`view(x, [B·S, K])` once for each of query, key and value), so values are numbered through views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from optimizers.base import value_of
+from optimizers.editing import behind_weights, call, prepare
+
+aten = torch.ops.aten
+RESHAPES = (aten.view.default, aten._unsafe_view.default, aten.alias.default, aten.detach.default, aten.expand.default)
+PERMUTES = (aten.t.default, aten.transpose.int, aten.permute.default)
+PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default)
+
+
+@dataclass(frozen=True)
+class Product:
+    """left [.., M, K] · right [.., K, N] + bias [N]."""
+
+    node: fx.Node
+    left: fx.Node
+    right: fx.Node
+    bias: fx.Node | None = None
+
+    @property
+    def rank(self) -> int:
+        return value_of(self.node).dim()
+
+
+def read_product(node: fx.Node) -> Product | None:
+    """The node as a product, or None; an `addmm` only where it adds one number for each column, unscaled."""
+    if node.target in (aten.mm.default, aten.bmm.default) and not node.kwargs and len(node.args) == 2:
+        return Product(node, *node.args)  # type: ignore[arg-type]
+    if node.target is aten.addmm.default and all(number == 1 for number in node.kwargs.values()):
+        bias, left, right = node.args
+        if value_of(bias).shape == value_of(node).shape[1:]:  # type: ignore[arg-type]
+            return Product(node, left, right, bias)  # type: ignore[arg-type]
+    return None
+
+
+def multiply(gm: fx.GraphModule, left: fx.Node, right: fx.Node, bias: fx.Node | None = None) -> fx.Node:
+    """A new product."""
+    if bias is not None:
+        return call(gm, aten.addmm.default, bias, left, right)
+    return call(gm, aten.bmm.default if value_of(left).dim() == 3 else aten.mm.default, left, right)
+
+
+def reshaped(gm: fx.GraphModule, node: fx.Node, shape: Sequence[int]) -> fx.Node:
+    """A view of that shape, or the node where it has it."""
+    return node if value_of(node).shape == tuple(shape) else call(gm, aten.view.default, node, list(shape))
+
+
+def permutation(node: fx.Node) -> tuple[int, ...]:
+    """For a permuting view: which dimension of its input each of its dimensions is."""
+    rank = value_of(node).dim()
+    order = list(range(rank))
+    if node.target is aten.permute.default:
+        return tuple(dim % rank for dim in node.args[1])  # type: ignore[union-attr, operator]
+    if node.target is aten.t.default:
+        return tuple(reversed(order))
+    one, two = (int(dim) % rank for dim in node.args[1:3])  # type: ignore[arg-type]
+    order[one], order[two] = order[two], order[one]
+    return tuple(order)
+
+
+def value_numbers(gm: fx.GraphModule) -> dict[fx.Node, int]:
+    """One number for all nodes that hold the same values in the same shape, seen through views of one tensor."""
+    known: dict[Hashable, int] = {}
+    numbers: dict[fx.Node, int] = {}
+    unshaped: dict[int, tuple[int, tuple[int, ...]]] = {}  # of a reshaped value: the value before, and its shape
+    permuted: dict[int, tuple[int, tuple[int, ...]]] = {}  # of a permuted value: the value before, and the order
+
+    def number(key: Hashable) -> int:
+        return known.setdefault(key, len(known))
+
+    for node in gm.graph.nodes:
+        value = node.meta.get("val")
+        read = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+        if not isinstance(value, Tensor) or read not in numbers or not _keeps_values(node):
+            numbers[node] = number(node)
+        elif node.target in PERMUTES:
+            base, order = permuted.get(numbers[read], (numbers[read], tuple(range(value.dim()))))
+            order = tuple(order[dim] for dim in permutation(node))
+            numbers[node] = base if order == tuple(range(len(order))) else number(("permute", base, order))
+            permuted[numbers[node]] = (base, order)
+        else:
+            base, shape = unshaped.get(numbers[read], (numbers[read], tuple(value_of(read).shape)))
+            numbers[node] = base if shape == tuple(value.shape) else number(("view", base, tuple(value.shape)))
+            unshaped[numbers[node]] = (base, shape)
+    return numbers
+
+
+def _keeps_values(node: fx.Node) -> bool:
+    """A view with the same elements: an `expand` that repeats some is none."""
+    return node.target in PERMUTES or node.target in RESHAPES and value_of(node).numel() == value_of(node.args[0]).numel()  # type: ignore[arg-type]
+
+
+def behind_views(node: fx.Node) -> list[fx.Node]:
+    """The node, what it is a reshaping of, and so on to the first that is no reshaping; all but the node are read by the next alone."""
+    chain = [node]
+    while chain[-1].target in RESHAPES and _keeps_values(chain[-1]):
+        read = chain[-1].args[0]
+        if not isinstance(read, fx.Node) or len(read.users) != 1:
+            break
+        chain.append(read)
+    return chain
+
+
+def depths(gm: fx.GraphModule) -> dict[fx.Node, int]:
+    """How many products stand on the longest path to each node, itself included: two products of one depth never need each other."""
+    found: dict[fx.Node, int] = {}
+    for node in gm.graph.nodes:
+        before = max((found[read] for read in node.all_input_nodes), default=0)
+        found[node] = before + (node.target in PRODUCTS)
+    return found
+
+
+def depends_on_another(members: Sequence[fx.Node]) -> fx.Node | None:
+    """The first of these nodes that is computed from another of them."""
+    inside, order = set(members), sorted(members)
+    tainted: set[fx.Node] = {order[0]}
+    node = order[0].next
+    while node is not order[-1].next:
+        if any(read in tainted for read in node.all_input_nodes):
+            if node in inside:
+                return node
+            tainted.add(node)
+        elif node in inside:
+            tainted.add(node)
+        node = node.next
+    return None
+
+
+def read_bytes(node: fx.Node) -> int:
+    """Bytes behind a node's value: an expanded dimension is read once."""
+    value = value_of(node)
+    count = 1
+    for size, stride in zip(value.shape, value.stride(), strict=True):
+        count *= size if stride else 1
+    return count * value.element_size()
+
+
+def through_permutes(node: fx.Node) -> tuple[fx.Node, tuple[int, ...]]:
+    """(the tensor before transposes, the order of its dimensions that gives the node)."""
+    order = tuple(range(value_of(node).dim()))
+    while node.target in PERMUTES:
+        order = tuple(permutation(node)[dim] for dim in order)
+        node = node.args[0]  # type: ignore[assignment]
+    return node, order
+
+
+@dataclass(frozen=True)
+class Concatenation:
+    """Operands side by side along `dim`, as a tensor that exists already, or weights put together once, or a copy in every run.
+
+    Attributes:
+        roots: the operands before transposes that all of them share; concatenated along `axis`, then permuted by `order`.
+    """
+
+    roots: tuple[fx.Node, ...]
+    axis: int
+    order: tuple[int, ...]
+    constant: bool
+    existing: fx.Node | None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that a run moves for it: read once, written once."""
+        return 0 if self.constant or self.existing else 2 * sum(map(read_bytes, self.roots))
+
+    @property
+    def launches(self) -> int:
+        return 0 if self.constant or self.existing else 1
+
+    @property
+    def needs(self) -> tuple[fx.Node, ...]:
+        """Nodes that must stand before it."""
+        if self.constant:
+            return tuple(behind_weights(self.roots)[0])
+        return (self.existing,) if self.existing else self.roots
+
+    def make(self, gm: fx.GraphModule) -> fx.Node:
+        """The node, at the graph's insertion point."""
+        if self.existing:
+            whole = self.existing
+        elif self.constant:
+            whole = prepare(gm, f"{len(self.roots)} weights side by side", lambda *parts: torch.cat(parts, self.axis), *self.roots)
+        else:
+            whole = call(gm, aten.cat.default, list(self.roots), self.axis)
+        if self.order == tuple(range(len(self.order))):
+            return whole
+        return call(gm, aten.t.default, whole) if len(self.order) == 2 else call(gm, aten.permute.default, whole, list(self.order))
+
+
+def concatenation(operands: Sequence[fx.Node], dim: int, constant: Collection[fx.Node] = ()) -> Concatenation:
+    """How the operands come to stand side by side. `constant`: nodes whose work is done once."""
+    looked = [through_permutes(operand) for operand in operands]
+    orders = {order for _, order in looked}
+    plain = tuple(range(value_of(operands[0]).dim()))
+    roots, order = (tuple(root for root, _ in looked), orders.pop()) if len(orders) == 1 else (tuple(operands), plain)
+    axis = order[dim % len(order)]
+    still = all(operand in constant for operand in operands)
+    return Concatenation(roots, axis, order, still, None if still else _existing(roots, axis))
+
+
+def arrangement(operands: Sequence[fx.Node], dim: int) -> list[int]:
+    """The order in which these operands stand side by side in a tensor that exists already; as they are, where there is none."""
+    plain = list(range(len(operands)))
+    roots, axis = (found := concatenation(operands, dim)).roots, found.axis
+    if len(set(roots)) < len(roots):
+        return plain
+    for user in roots[0].users:
+        if user.target is aten.cat.default and set(user.args[0]) == set(roots):  # type: ignore[arg-type]
+            order = [roots.index(each) for each in user.args[0]]  # type: ignore[union-attr, arg-type]
+            if _existing(tuple(roots[at] for at in order), axis):
+                return order
+    return plain
+
+
+def _existing(roots: tuple[fx.Node, ...], axis: int) -> fx.Node | None:
+    """A concatenation of the same tensors, or the tensor that they are all the parts of, in order."""
+    rank = value_of(roots[0]).dim()
+    for user in roots[0].users:
+        if user.target is aten.cat.default and tuple(user.args[0]) == roots and (user.args[1] if len(user.args) > 1 else 0) % rank == axis:  # type: ignore[arg-type, operator]
+            return user
+    whole = roots[0].args[0] if roots[0].args else None
+    if not isinstance(whole, fx.Node) or whole.target is not aten.split_with_sizes.default:
+        return None
+    dim = (whole.args[2] if len(whole.args) > 2 else 0) % rank  # type: ignore[operator]
+    in_order = [root.args for root in roots] == [(whole, index) for index in range(len(whole.args[1]))]  # type: ignore[arg-type]
+    return whole.args[0] if dim == axis and in_order else None  # type: ignore[return-value]

@@ -1,0 +1,130 @@
+"""Rewrites that an ML-systems course works by hand: constants in a row, neutral elements, and value numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx
+
+from graphs.capture import capture
+from graphs.program import Program
+from graphs.snapshot import snapshot
+from optimizers.base import Example, Function
+from optimizers.patterns.value_numbers import ValueNumbers
+from optimizers.pipeline import Applied, apply
+from optimizers.verify import Judge
+
+aten = torch.ops.aten
+alias = aten.alias.default  # a plain assignment, `d = a`: capture itself leaves nothing of one
+
+
+def program_of(function: Callable[..., Any], *inputs: Tensor) -> Program:
+    return capture(Example(lambda: Function(function), lambda: inputs).source(), "inference", "cpu").program
+
+
+def applied(program: Program, *names: str) -> Applied:
+    judge, graph = Judge(program), snapshot(program)
+    for name in names:
+        result = apply(program, graph, name, {}, judge)
+        assert result.step.verdict.kind in ("bitwise", "rounding")
+        program, graph = result.program, result.snapshot
+    return result
+
+
+def calls(program: Program) -> list[tuple[Any, ...]]:
+    """Every operator with its arguments, nodes by name."""
+    found = []
+    for node in program.gm.graph.nodes:
+        if node.op == "call_function":
+            found.append((node.target, *(arg.name if isinstance(arg, fx.Node) else arg for arg in node.args)))
+    return found
+
+
+# A08: (x + 3) + 4 is x + 7, x · 1 and x + 0 are x: two additions become one, and no operator is left of the others.
+def test_constants_in_a_row_of_floats_become_one_addition() -> None:
+    program = program_of(lambda x: (x + 3) + 4, torch.randn(8))
+    assert snapshot(program).totals.launches == 2
+    result = applied(program, "reassociate-constants")
+    assert calls(result.program) == [(aten.add.Tensor, "primals_1", 7)]
+    assert result.step.after.launches == 1
+    assert [miss.reason for miss in applied(program, "simplify-arithmetic").step.misses] == [
+        "Two operations round twice, one rounds once; reassociate-constants, which rounds, does it."
+    ]
+
+
+def test_constants_in_a_row_of_whole_numbers_become_one_addition_exactly() -> None:
+    result = applied(program_of(lambda n: (n + 3) + 4, torch.arange(8)), "simplify-arithmetic")
+    assert calls(result.program) == [(aten.add.Tensor, "primals_1", 7)]
+    assert result.step.verdict.kind == "bitwise"
+
+
+@pytest.mark.parametrize("neutral", [lambda x: x * 1, lambda x: x + 0, lambda x: x - 0, lambda x: x / 1, lambda x: 1 * x, lambda x: 0 + x])
+def test_neutral_arithmetic_leaves_no_operator(neutral: Callable[[Tensor], Tensor]) -> None:
+    """sin stands for whatever computes x; a result that were an input itself would share its memory."""
+    program = program_of(lambda x: neutral(torch.sin(x)), torch.randn(8))
+    result = applied(program, "simplify-arithmetic", "reassociate-constants")
+    assert calls(result.program) == [(aten.sin.default, "primals_1")]
+
+
+def test_adding_zero_to_whole_numbers_is_exact_and_to_floats_it_is_not() -> None:
+    whole = applied(program_of(lambda n: torch.bitwise_not(n) + 0, torch.arange(8)), "simplify-arithmetic")
+    assert calls(whole.program) == [(aten.bitwise_not.default, "primals_1")]
+    floats = applied(program_of(lambda x: torch.sin(x) + 0, torch.randn(8)), "simplify-arithmetic")
+    assert ["-0.0" in miss.reason for miss in floats.step.misses] == [True]
+    assert 1 / (torch.tensor(-0.0) + 0) == float("inf")
+    assert 1 / torch.tensor(-0.0) == -float("inf")
+
+
+# A09: c = a + b; d = a; e = b; f = d + e; d = x.
+def assignments(a: Tensor, b: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    c = a + b
+    d = alias(a)
+    e = alias(b)
+    f = d + e
+    d = alias(x)
+    return torch.relu(c), f, d
+
+
+def test_value_numbers_of_assignments() -> None:
+    numbers = ValueNumbers(program_of(assignments, *(torch.randn(8) for _ in range(3))).gm.graph)
+    assert {node.name: number for node, number in numbers.of.items() if node.name != "relu"} == {
+        "primals_1": 1,  # a
+        "primals_2": 2,  # b
+        "add": 3,  # a + b, and c
+        "alias": 1,  # d = a
+        "alias_1": 2,  # e = b
+        "add_1": 3,  # f = d + e
+        "primals_3": 4,  # x
+        "alias_2": 4,  # the last d
+    }
+
+
+def test_the_second_sum_reads_the_first_and_the_first_copies_die() -> None:
+    program = program_of(assignments, *(torch.randn(8) for _ in range(3)))
+    step = applied(program, "merge-common-subexpressions").step
+    assert [(match.anchor, match.note) for match in step.matches] == [("add_1", "value 3 = add(1, 2), first computed by add")]
+    result = applied(program, "merge-common-subexpressions", "remove-dead-code")
+    left = [node.name for node in result.program.gm.graph.nodes]
+    assert "add" in left
+    assert not {"add_1", "alias", "alias_1"} & set(left)  # f is c; the first d and e are read by nobody
+    assert "alias_2" in left  # the last d
+
+
+def test_swapped_operands_are_one_value() -> None:
+    program = program_of(lambda x, y: torch.sin(x * y) + torch.cos(y * x), torch.randn(4), torch.randn(4))
+    assert [match.anchor for match in applied(program, "merge-common-subexpressions").step.matches] == ["mul_1"]
+
+
+def test_normal_forms_let_merging_see_what_it_could_not() -> None:
+    def model(x: Tensor) -> Tensor:
+        return torch.sin(x - 3).sum(-1) + torch.sin(x + -3.0).sum(1)
+
+    program = program_of(model, torch.randn(4, 8))
+    assert applied(program, "merge-common-subexpressions").step.matches == ()
+    merged = applied(program, "canonicalize", "merge-common-subexpressions")
+    assert len(merged.step.matches) == 3
+    assert merged.step.after.launches == 4
+    assert merged.step.verdict.kind == "bitwise"
