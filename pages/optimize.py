@@ -42,7 +42,7 @@ def main() -> None:
         with offered:
             offers.panel(catalogue, experiment, found.offers)
         with right:
-            picture(catalogue, found)
+            picture(catalogue, found, experiment.words)
 
 
 # ---------------------------------------------------------------- the pipeline
@@ -54,7 +54,7 @@ def steps(catalogue: CatalogueResult, experiment: Experiment) -> None:
     done = found.steps if found else ()
     known = {record.name: record for record in catalogue.optimizations}
     st.subheader("Pipeline", anchor=False)
-    st.session_state["step on card"] = chosen_step(len(experiment.pipeline))
+    st.session_state["step on card"] = chosen_step(len(done) if found else len(experiment.pipeline))
     if not experiment.pipeline:
         st.caption("No step yet: this is the graph as captured. Add one from the list below.")
     for index, step in enumerate(experiment.pipeline):
@@ -99,7 +99,7 @@ def named(value: str) -> str:
 # ---------------------------------------------------------------- the picture
 
 
-def picture(catalogue: CatalogueResult, found: OptimizeResult) -> None:
+def picture(catalogue: CatalogueResult, found: OptimizeResult, words: str) -> None:
     """The pipeline's graphs, one step before and after; on request, the places of an offer."""
     places = next((offer for offer in found.offers if offer.optimization == st.session_state.get("places")), None)
     if places and places.sites:
@@ -108,7 +108,7 @@ def picture(catalogue: CatalogueResult, found: OptimizeResult) -> None:
             st.button("Back to the pipeline", on_click=lambda: st.session_state.pop("places", None), icon=":material/arrow_back:")
         one_graph(found.graphs[-1], places.sites)
     else:
-        step_view(catalogue, found)
+        step_view(catalogue, found, words)
 
 
 @st.fragment
@@ -121,11 +121,11 @@ def one_graph(graph: GraphSnapshot, places: Sequence[str]) -> None:
 
 
 @st.fragment
-def step_view(catalogue: CatalogueResult, found: OptimizeResult) -> None:
+def step_view(catalogue: CatalogueResult, found: OptimizeResult, words: str) -> None:
     """The step that is shown: its verdict, the graph before and after with what changed marked, the numbers and the near-misses."""
     index = chosen_step(len(found.steps))
-    if index != st.session_state.get("step on card", index):
-        st.rerun()  # the list of steps outside this fragment says which one is shown
+    if index != st.session_state.get("step on card", index) or words != state.current().words:
+        st.rerun()  # the pipeline was changed from in here, or the list of steps outside this fragment says which one is shown
     step = found.steps[index] if index >= 0 else None
     known = {record.name: record for record in catalogue.optimizations}
     heading(step, index)
@@ -150,15 +150,16 @@ def step_view(catalogue: CatalogueResult, found: OptimizeResult) -> None:
     if len(found.steps) > 1:
         st.subheader("The whole pipeline", anchor=False)
         show.totals_table([("captured", found.graphs[0].totals), *((one.words, one.after) for one in found.steps)])
+    prefix = state.current().prefix(index + 1).words
     if places and places.code:  # what the worker is asked for comes last: while it is at it, the rest is there
         with places.code, show.patient():
-            kernels.panel(state.current().prefix(index + 1).words, places.name, catalogue.device.kind.upper())
+            kernels.panel(prefix, places.name, catalogue.device.kind.upper())
     if explained >= 0:
         with why, show.patient():
-            pairs.panel(state.current().words, explained, go_to)
+            pairs.panel(prefix, explained, go_to)
         if places:
             with places.why:
-                pairs.of_node(state.current().words, explained, places.body, places.name)
+                pairs.of_node(prefix, explained, places.body, places.name)
 
 
 def drawn(found: OptimizeResult, index: int) -> Mapping[str, Any]:

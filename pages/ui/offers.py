@@ -81,7 +81,7 @@ def _offer_card(record: OptimizationRecord, offer: Offer) -> None:
         st.markdown(f"**{record.name}**")
         st.badge(show.plural(len(offer.sites), "place"), color="blue")
     st.caption(show.sentence(record.summary))
-    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
         st.button("Add", key=f"add {record.name}", type="primary", on_click=_add, args=(record,))
         where = {"on_click": take_places, "args": (record.name,), "help": "Where? Marks the places in the graph"}
         st.button("", key=f"where {record.name}", icon=":material/pin_drop:", type="tertiary", **where)
@@ -101,7 +101,7 @@ def _by_hand_card(record: OptimizationRecord) -> None:
         st.markdown(f"**{record.name}**")
         st.badge("you choose", color="violet")
     st.caption(f"{show.sentence(record.summary)} Choose them in the picture: Ctrl+click, or the button in a node's details.")
-    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
         with st.popover("", icon=":material/tune:", help="Type the names instead", type="tertiary"):
             settings.fields(record, (), f"set {record.name}")
             st.button("Add", key=f"add {record.name}", type="primary", on_click=_add, args=(record,))

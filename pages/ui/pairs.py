@@ -13,6 +13,7 @@ from jobs.record import Pairs, PairsResult, request_hash
 from optimizers.record import OptimizationRecord, PairRecord
 from pages.ui import pipeline, show, work
 
+WANTED = "pairs wanted"
 SHOWN_OF_NODE = 6
 SHOWN_REASONS = 6
 APART = "you asked to keep them apart"
@@ -39,7 +40,7 @@ def panel(words: str, step: int, choose: Callable[[str], None]) -> None:
     request = Pairs(words, step)
     slot = f"pairs {request_hash(request)[:12]}"
     st.markdown("**Why, and why not?** Every operator and every operator that reads it.")
-    if not work.is_asked(request, slot) and not work.is_kept(request):
+    if not st.session_state.get(WANTED) and not work.is_kept(request):
         st.caption("The planner has a reason for every pair: legal or not, worth it or not, and often a way out.")
         _ask(request, slot, "Show every pair", "ask pairs")
         return
@@ -49,7 +50,13 @@ def panel(words: str, step: int, choose: Callable[[str], None]) -> None:
 
 
 def _ask(request: Pairs, slot: str, label: str, key: str) -> None:
-    st.button(label, key=key, icon=":material/help_center:", on_click=work.ask, args=(request, slot))
+    st.button(label, key=key, icon=":material/help_center:", on_click=_want, args=(request, slot))
+
+
+def _want(request: Pairs, slot: str) -> None:
+    """Asked for once, they are shown for every step: who changes a fusion wants to see what became of it."""
+    st.session_state[WANTED] = True
+    work.ask(request, slot)
 
 
 def summary(pairs: Sequence[PairRecord]) -> None:
