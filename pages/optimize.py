@@ -193,7 +193,7 @@ def heading(step: StepRecord | None, index: int) -> None:
     for sentence in step.claim_broken:
         st.warning(f"Against its claim: {show.sentence(sentence)}", icon=":material/warning:")
     if not step.matches:
-        because = f" {show.sentence(step.misses[0].reason)}" if len(step.misses) == 1 else ""
+        because = f" {show.plain(step.misses[0].reason)}" if len(step.misses) == 1 else ""
         st.info(f"The step found no place to rewrite: before and after are the same graph.{because}", icon=":material/info:")
 
 

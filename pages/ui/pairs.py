@@ -44,6 +44,7 @@ def panel(words: str, step: int, choose: Callable[[str], None]) -> None:
         st.caption("The planner has a reason for every pair: legal or not, worth it or not, and often a way out.")
         _ask(request, slot, "Show every pair", "ask pairs")
         return
+    st.session_state[WANTED] = True
     found = [pair for pair in work.answer(request, slot, PairsResult).pairs if pair.bytes]
     summary(found)
     table(narrowed(found), step, f"{slot} table", choose)
@@ -54,7 +55,7 @@ def _ask(request: Pairs, slot: str, label: str, key: str) -> None:
 
 
 def _want(request: Pairs, slot: str) -> None:
-    """Asked for once, they are shown for every step: who changes a fusion wants to see what became of it."""
+    """Shown once, they are shown for every step: who changes a fusion wants to see what became of it."""
     st.session_state[WANTED] = True
     work.ask(request, slot)
 
@@ -189,8 +190,7 @@ def sentence(pair: PairRecord) -> str:
     """`` `mm_3` → `add`: not one kernel, because … Way out: … `` as Markdown."""
     answer = ":green[**one kernel**]" if pair.fused else ":orange[**not one kernel**]"
     out = f" :gray[Way out:] {show.sentence(pair.way_out)}" if pair.way_out else ""
-    reason = show.plain(pair.reason)
-    return f"`{pair.producer}` → `{pair.consumer}`: {answer}, {show.size(pair.bytes)} between them. {reason[:1].upper()}{reason[1:]}.{out}"
+    return f"`{pair.producer}` → `{pair.consumer}`: {answer}, {show.size(pair.bytes)} between them; {show.plain(pair.reason)}.{out}"
 
 
 def of_node(words: str, step: int, names: Sequence[str], key: str) -> None:
