@@ -19,8 +19,11 @@ from torch.utils.flop_counter import flop_registry
 
 from graphs import blockwise_attention
 from graphs.bodies import bodies, kind_of
+from graphs.cost_fused import fused_operations
+from graphs.linear_cross_entropy import sizes, work
 from graphs.record import Cost
 from graphs.regions import Prepared, Region
+from graphs.rms_norm import launches as rms_norm_launches
 
 aten = torch.ops.aten
 NOTHING = (
@@ -90,10 +93,21 @@ PER_ELEMENT: dict[Any, int] = {
 }  # fmt: skip
 # By name, and what a CPU really runs for one of them.
 OWN_PER_ELEMENT = {"fxscope.rms_norm": 5, "fxscope.rms_norm_backward": 10}
-KERNELS: dict[str, int | Callable[..., int]] = {
-    "fxscope.rms_norm": 6, "fxscope.rms_norm_backward": 13, "fxscope.blockwise_attention": blockwise_attention.kernels,
+KERNELS: dict[str, Callable[..., int]] = {
+    "fxscope.rms_norm": lambda x, shape, weight=None, eps=None: rms_norm_launches(x, weight, backward=False),
+    "fxscope.rms_norm_backward": lambda grad, x, shape, weight, eps: rms_norm_launches(x, weight, backward=True),
+    "fxscope.blockwise_attention": blockwise_attention.kernels,
     "fxscope.blockwise_attention_backward": blockwise_attention.kernels_backward,
-}  # fmt: skip
+}
+# Operators of ours that are loops over many of torch's.
+LOOPS: dict[str, Callable[..., Cost]] = {
+    "fxscope.linear_cross_entropy": lambda x, weight, bias, target, reduction, ignore, rows, wide: work(
+        sizes(x, weight, bias, rows, wide, gradient=False), reduction
+    ),
+    "fxscope.linear_cross_entropy_with_gradients": lambda grad, x, weight, bias, target, reduction, ignore, rows, wide: work(
+        sizes(x, weight, bias, rows, wide, gradient=True), reduction
+    ),
+}
 ALIASES = (aten._unsafe_view, aten.unsafe_split, aten.unsafe_split_with_sizes, aten.unsafe_chunk)
 
 
@@ -120,19 +134,27 @@ def cost(node: fx.Node) -> Cost:
         return _of_region(node, target)
     packet = getattr(target, "overloadpacket", target)
     value = node.meta.get("val")
+    if str(packet) in LOOPS:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda read: read.meta.get("val"))  # type: ignore[misc]
+        return LOOPS[str(packet)](*args, **kwargs)
     if bodies(node) and packet not in flop_registry:
         return _of_stacking(node, value)
     if packet in NOTHING or (not _leaves(value) and not isinstance(target, torch._ops.OpOverload)):  # sizes are computed on the host
         return Cost()
     read, written = _bytes_read(node, packet, value), value_bytes(value)
+    if (fused := fused_operations(node)) is not None:
+        return Cost(sum(fused), fused[0], read, written, 1, True)
     flops, matmul, known = _operations(node, packet, value)
     return Cost(flops, flops if matmul else 0, read, written, _launches(node, packet), known)
 
 
 def _launches(node: fx.Node, packet: Any) -> int:
-    """An operator is one launch, except those of ours, which say how many kernels they run."""
-    kernels = KERNELS.get(str(packet), 1)
-    return kernels if isinstance(kernels, int) else kernels(*fx.map_arg(node.args, lambda read: read.meta.get("val")))  # type: ignore[misc]
+    """One for an operator of torch; for one of ours, what it runs."""
+    rule = KERNELS.get(str(packet))
+    if rule is None:
+        return 1
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda read: read.meta.get("val"))  # type: ignore[misc]
+    return rule(*args, **kwargs)
 
 
 def _of_region(node: fx.Node, region: Region) -> Cost:

@@ -104,12 +104,6 @@ def split(gm: fx.GraphModule, node: fx.Node, sizes: Sequence[int], dim: int) -> 
     return [part(gm, parts, index) for index in range(len(sizes))]
 
 
-def replace(old: fx.Node, new: fx.Node) -> None:
-    """Readers of the old node read the new one, and the old one goes."""
-    old.replace_all_uses_with(new)
-    old.graph.erase_node(old)
-
-
 def between(first: fx.Node, last: fx.Node) -> list[fx.Node]:
     """All nodes of the graph from the first to the last."""
     found = [first]

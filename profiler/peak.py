@@ -66,7 +66,7 @@ class StorageTracker(TorchDispatchMode):
             args = pytree.tree_map_only(fx.GraphModule, self._watched, args)
         result = func(*args, **(kwargs or {}))
         for value in pytree.tree_leaves(result):
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor) and value.layout is torch.strided:  # weights packed for one kernel show no storage
                 self._count(value.untyped_storage())
         self.peak = max(self.peak, self.now)
         return result

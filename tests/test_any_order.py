@@ -40,7 +40,7 @@ def test_catalog_in_random_order_computes_the_same(name: str, mode: str) -> None
     program = capture(SOURCES[name], mode, "cpu").program
     if len(program.gm.graph.nodes) > LARGEST:
         pytest.skip("a smaller model of its family stands for it")
-    every = list(catalog().values())
+    every = [one for one in catalog().values() if not one.costly]
     seed = sum(map(ord, name + mode))  # another order for each
     found = in_a_row(program, every, seed, 1, {optimization.name: 0 for optimization in every})
     assert not found, "\n".join(map(str, found))

@@ -264,7 +264,7 @@ def test_one_run_honours_checkpoints_too() -> None:
 def test_every_step_keeps_the_answers_of_a_checkpointed_model() -> None:
     program = trained(saved_by_hooks, p=0.4).program
     judge = Judge(program)
-    for name in catalog():
+    for name in [name for name, one in catalog().items() if not one.costly]:
         done = apply(program, snapshot(program), name, {}, judge)
         assert done.step.verdict.kind in ("bitwise", "rounding"), f"{name}: {done.step.verdict}"
         if name == "merge-common-subexpressions":

@@ -54,7 +54,7 @@ def test_whole_catalog_in_a_row_keeps_answers_and_provenance(source: small.Model
     program = capture(source, mode, "cpu").program
     graph, judge = snapshot(program), Judge(program)
     names = set(graph.by_name())
-    for name in catalog():
+    for name in [name for name, one in catalog().items() if not one.costly]:
         result = apply(program, graph, name, {}, judge)
         assert result.step.verdict.kind in RANKS, (name, result.step.verdict)
         for node in result.snapshot.nodes:

@@ -41,7 +41,8 @@ def test_rms_norm_is_one_node_each_way_with_torch_s_answers(dtype: torch.dtype, 
         ("fxscope.rms_norm_backward.default", "backward", "norm"),
     ]
     assert [node.cost.flops for node in norms] == [5 * 120, 10 * 120]
-    assert [node.cost.launches for node in norms] == [6, 13]
+    narrow = dtype is torch.bfloat16
+    assert [node.cost.launches for node in norms] == [5 + affine + 2 * narrow, 9 + 3 * narrow + affine * (3 + narrow)]
     assert not any("rsqrt" in node.target for node in found.graph.nodes)
     program = graph_only(found, "run")
     inputs = program.materialize(seed=3)

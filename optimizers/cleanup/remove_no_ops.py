@@ -87,7 +87,9 @@ def summed_nothing(call: Call, node: fx.Node, reading: Reading) -> Answer:
     """A sum, mean or maximum over dimensions of one element."""
     old, new = _value(call.args[0]), _value(node)
     dims = (*call.args, None)[1]
-    if old is None or new is None or not dims or any(old.shape[dim] != 1 for dim in dims):  # without dimensions, it is over all
+    if (
+        old is None or new is None or not dims or not old.dim() or any(old.shape[dim] != 1 for dim in dims)
+    ):  # without dimensions, it is over all
         return None
     if old.dtype != new.dtype:
         return No("It changes the dtype.")

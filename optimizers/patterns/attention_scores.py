@@ -74,7 +74,7 @@ class Scores:
 def softmax_at(node: fx.Node) -> Softmax | None:
     """The softmax that this node is the result of."""
     if node.target in (aten._softmax.default, aten._safe_softmax.default):
-        return Softmax(node, node.args[0], node.args[1] % len(shape(node)), (node,))  # type: ignore[arg-type, operator]
+        return Softmax(node, node.args[0], node.args[1] % max(1, len(shape(node))), (node,))  # type: ignore[arg-type, operator]
     if node.target is aten.div.Tensor:
         return _by_hand(node)
     return None

@@ -62,6 +62,8 @@ def permutation(node: fx.Node) -> tuple[int, ...]:
     """For a permuting view: which dimension of its input each of its dimensions is."""
     rank = value_of(node).dim()
     order = list(range(rank))
+    if not rank:
+        return ()
     if node.target is aten.permute.default:
         return tuple(dim % rank for dim in node.args[1])  # type: ignore[union-attr, operator]
     if node.target is aten.t.default:

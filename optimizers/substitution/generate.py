@@ -75,7 +75,7 @@ def _candidates(terms: Iterable[Term]) -> list[tuple[Term, Term]]:
     """Pairs with equal values, the smallest term of each value with every other, small pairs first."""
     generator = torch.Generator().manual_seed(0)
     points = [{name: torch.randint(PRIME, (SIDE, SIDE), generator=generator) for name in VARIABLES} for _ in range(POINTS)]
-    memo: list[dict[Term, Tensor]] = [dict(point) for point in points]
+    memo: list[dict[Term, Tensor]] = [{name: point[name] for name in VARIABLES} for point in points]
     by_value: dict[object, list[Term]] = defaultdict(list)
     for term in terms:
         try:

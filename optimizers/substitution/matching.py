@@ -45,13 +45,14 @@ def _of_one(name: str) -> Callable[[fx.Node], tuple[str, tuple[fx.Node, ...]] | 
 
 
 def _transposed(node: fx.Node) -> tuple[str, tuple[fx.Node, ...]] | None:
-    dims = node.args[1:] if node.target is aten.transpose.int else node.args[1] if len(node.args) > 1 else (1, 0)
-    swapped = (
-        [int(dim) % 2 for dim in dims] in ([0, 1], [1, 0])
-        if node.target is aten.transpose.int
-        else [int(dim) % 2 for dim in dims] == [1, 0]
-    )  # type: ignore[union-attr, arg-type]
-    return ("t", (node.args[0],)) if swapped and _is_matrix(node.args[0]) else None  # type: ignore[return-value]
+    given: Any = node.args[1:]
+    if node.target is aten.t.default:
+        given = (1, 0)
+    elif node.target is aten.permute.default:
+        given = node.args[1]
+    dims = {int(dim) % 2 for dim in given}
+    moved = dims == {0, 1} and (node.target is aten.transpose.int or int(given[0]) % 2 == 1)
+    return ("t", (node.args[0],)) if moved and _is_matrix(node.args[0]) else None  # type: ignore[return-value]
 
 
 def _joined(node: fx.Node) -> tuple[str, tuple[fx.Node, ...]] | None:
