@@ -110,6 +110,9 @@ def test_where_a_node_is_in_the_code_is_told_plainly(softmax: KernelRecord) -> N
 def test_launches_say_what_they_are_counted_from(softmax: KernelRecord) -> None:
     (line,) = kernels.counted(softmax)
     assert "loop nest" in line
+    assert "one after another" not in line
+    torn = msgspec.structs.replace(softmax, source=softmax.source + "\n for(int64_t x0=0;;) {}")
+    assert "2 loops, one after another" in kernels.counted(torn)[0]
     two = msgspec.structs.replace(
         softmax, launches=2, nests=(softmax.nests[0], msgspec.structs.replace(softmax.nests[0], library="aten.mm"))
     )

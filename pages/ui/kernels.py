@@ -17,6 +17,7 @@ from pages.ui.graph_view.drawing import SHORT_DTYPES, shape_text, short_target
 PREFIX = "kernel."
 HEIGHT = 560
 HERE = ""
+NEST = "for(int64_t x0="  # how the outermost loop of a nest begins in Inductor's C++
 
 
 def is_kernel(node: NodeRecord | None) -> bool:
@@ -64,8 +65,11 @@ def of_kernel(kernel: KernelRecord) -> None:
 
 def counted(kernel: KernelRecord) -> list[str]:
     """Where the number of launches comes from, one line for each launch where there are several."""
-    unit = "every loop nest over memory is one launch" if kernel.language == "cpp" else "every Triton kernel is one launch"
-    made = f"Counted from the code that Inductor generates for {kernel.device}: {unit}, and every call of a library."
+    unit = "every loop nest that Inductor schedules is one launch" if kernel.language == "cpp" else "every Triton kernel is one launch"
+    made = f"Counted from what Inductor generates for {kernel.device}: {unit}, and every call of a library."
+    written = kernel.source.count(NEST) if kernel.language == "cpp" else 0
+    if written > kernel.launches:
+        made += f" The code writes that as {written} loops, one after another: Inductor found no outer loop for all of them, so each reads memory anew."
     if kernel.launches == 1:
         return [made]
     return [made, *(f"Launch {number}: {_nest_text(nest.nodes, nest.library)}" for number, nest in enumerate(kernel.nests, 1))]

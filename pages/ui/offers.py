@@ -29,7 +29,7 @@ def panel(catalogue: CatalogueResult, experiment: Experiment, offers: Sequence[O
     if len(catalogue.optimizations) > MANY:
         text = st.text_input(
             "Filter", key="offers filter", icon=":material/search:", label_visibility="collapsed",
-            placeholder=f"{len(catalogue.optimizations)} optimizations: part of a name, kind, summary",
+            placeholder=f"Find among {len(catalogue.optimizations)}: name, kind, summary",
         )  # fmt: skip
     records = matching(catalogue.optimizations, text)
     able = [record for record in records if by_name.get(record.name) and by_name[record.name].sites]
