@@ -80,12 +80,12 @@ def optimized(source: ModelSource, mode: str, judged: bool = False) -> Optimized
     return improved(program, judged)
 
 
-def improved(program: Program, judged: bool = False, effort: int = 0) -> Optimized:
-    """The pipeline over a captured program; `effort` is how many plans fuse-loops compares."""
+def improved(program: Program, judged: bool = False, effort: int = 0, without: tuple[str, ...] = ()) -> Optimized:
+    """The pipeline over a captured program; `effort` is how many plans fuse-loops compares, `without` steps that are left out."""
     graph = snapshot(program)
     found = Optimized(program, graph, graph.totals)
     judge = Judge(program) if judged else None
-    for name in steps():
+    for name in (name for name in steps() if name not in without):
         start = time.perf_counter()
         settings = {"effort": str(effort)} if name == "fuse-loops" else {}
         result = apply(found.program, found.graph, name, settings, judge)

@@ -158,7 +158,7 @@ class _Drawn:
 
 def _drawn(source: ModelSource, model: nn.Module, args: Arguments, mode: str, options: CaptureOptions, how: str) -> _Drawn:
     names = tuple(args) if isinstance(args, dict) else ()
-    wrapper = Training(model, names, source.loss) if mode == "training" else Inference(model, names)
+    wrapper = Training(model, names, source.loss, options.omit == "outputs") if mode == "training" else Inference(model, names)
     for parameter in wrapper.parameters():
         parameter.requires_grad_(mode == "training" and parameter.is_floating_point())
     joint, exported = traced(wrapper, args, source, mode, options, how)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -165,7 +165,7 @@ def _of_region(node: fx.Node, region: Region) -> Cost:
     return Cost(
         flops=sum(each.flops for each in inner),
         matmul_flops=sum(each.matmul_flops for each in inner),
-        bytes_read=sum(_read_by_body(read) for read in region.body.graph.find_nodes(op="placeholder")),
+        bytes_read=_once(node.args, [_read_by_body(read) for read in region.body.graph.find_nodes(op="placeholder")]),  # type: ignore[arg-type]
         bytes_written=value_bytes(node.meta.get("val")),
         launches=region.launches,
         known=all(each.known for each in inner),
@@ -197,12 +197,40 @@ def _leaves(value: Any) -> list[Tensor]:
 
 def _bytes_read(node: fx.Node, packet: Any, value: Any) -> int:
     sizes = [_stored_bytes(read.meta.get("val")) for read in node.all_input_nodes]
+    if packet in NAMED_ONLY and len(sizes) > NAMED_ONLY[packet]:
+        return sum(size for at, size in enumerate(sizes) if at != NAMED_ONLY[packet])
+    if packet is aten.nll_loss_forward:  # of each row one number
+        return sizes[1] // node.all_input_nodes[1].meta["val"].element_size() * node.all_input_nodes[0].meta["val"].element_size() + sum(sizes[1:])
     if packet in GATHERS and sizes:
         return value_bytes(value) + sum(sizes[1:])
     if packet in BAGS:  # the rows that are summed
         table, chosen = (read.meta["val"] for read in node.all_input_nodes[:2])
         return chosen.numel() * table.shape[1] * table.element_size() + sum(sizes[1:])
-    return sum(sizes)
+    return _once(node.all_input_nodes, sizes)
+
+
+def _once(reads: Sequence[fx.Node], sizes: Sequence[int]) -> int:
+    """Bytes of operands; of several views of the same memory no more than that memory."""
+    shown: dict[fx.Node, int] = {}
+    for read, size in zip(reads, sizes, strict=True):
+        memory = _memory_of(read)
+        shown[memory] = shown.get(memory, 0) + size
+    of_one = {_memory_of(read): size for read, size in zip(reads, sizes, strict=True)}
+    return sum(size if size == of_one[memory] else min(size, _stored_bytes(memory.meta.get("val"))) for memory, size in shown.items())
+
+
+def _memory_of(node: fx.Node) -> fx.Node:
+    """The node whose result a node shows, past views and their parts."""
+    while node.op == "call_function" and node.all_input_nodes:
+        source = node.all_input_nodes[0]
+        if not is_view(node.target) and not (node.target is operator.getitem and is_view(source.target)):
+            break
+        node = source
+    return node
+
+
+# Operands of which only the shape is read, by their place.
+NAMED_ONLY = {aten.nll_loss_backward: 1, aten.nll_loss2d_backward: 1}
 
 
 def _stored_bytes(value: Any) -> int:

@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from graphs.rms_norm import rms_norm_backward
 
 SOURCE = re.compile(r"async_compile\.\w+\(.*?r?'''(.*?)'''", re.DOTALL)
+UNROLLED = 8  # a reduction over so few elements is written out: its loop is the one over its results
 _one_at_a_time = threading.RLock()  # Inductor's state is the process's
 
 
@@ -93,8 +94,25 @@ def _cast(otherwise: Callable[..., Tensor], x: Tensor, *, dtype: torch.dtype | N
     return torch.ops.prims.convert_element_type(torch.where(x != x, x, rounded), torch.bfloat16)
 
 
-# Operators of our own, in torch's.
-OWN = {torch.ops.fxscope.rms_norm.default: _rms_norm, torch.ops.fxscope.rms_norm_backward.default: rms_norm_backward._init_fn}
+def _nll_loss_backward(
+    gradient: Tensor, given: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignored: int, total_weight: Tensor
+) -> Tensor:
+    """Element by element, so that what reads it can be the same loop; torch's writes zeros and scatters into them."""
+    dim = 0 if given.dim() < 2 else 1
+    value = -(gradient / total_weight if reduction == 1 else gradient)
+    value = value.unsqueeze(dim) if value.dim() else value
+    classes = torch.arange(given.shape[dim], device=given.device).view(-1, *[1] * (given.dim() - dim - 1))
+    value = value if weight is None else value * weight.view_as(classes)
+    chosen = target.unsqueeze(dim)
+    return torch.where((classes == chosen) & (chosen != ignored), value, 0.0).to(given.dtype)
+
+
+# Operators of our own, in torch's, and torch's that are better loops in other words.
+OWN = {
+    torch.ops.aten.nll_loss_backward.default: _nll_loss_backward,
+    torch.ops.fxscope.rms_norm.default: _rms_norm,
+    torch.ops.fxscope.rms_norm_backward.default: rms_norm_backward._init_fn,
+}
 
 
 def _same_layout(one: Tensor, other: Tensor) -> bool:
@@ -131,6 +149,7 @@ class _Way:
     """How loops are merged: as Inductor does (None), or never across these inner sizes (empty: only where nothing is between)."""
 
     cuts: frozenset[int] | None
+    unrolled: bool = False
 
     def allows(self, inner: int) -> bool:
         return self.cuts is None or (bool(self.cuts) and inner not in self.cuts)
@@ -139,7 +158,12 @@ class _Way:
 def _ways(body: fx.GraphModule) -> list[_Way]:
     """Merged but where reductions cut, as Inductor does, and not merged at all."""
     cuts = frozenset(_reduction_cuts(body))
-    return [*([_Way(cuts)] if cuts else []), _Way(None), _Way(frozenset())]
+    ways = [*([_Way(cuts)] if cuts else []), _Way(None), _Way(frozenset())]
+    return [*ways, *(_Way(way.cuts, True) for way in ways if _has_small_rows(body))]
+
+
+def _has_small_rows(body: fx.GraphModule) -> bool:
+    return any(1 < cut <= UNROLLED for cut in _reduction_cuts(body))
 
 
 def _reduction_cuts(body: fx.GraphModule) -> Iterator[int]:
@@ -210,6 +234,7 @@ def _lowering(body: fx.GraphModule, way: _Way) -> Iterator[tuple[Any, list[Tenso
     settings = {
         "force_pointwise_cat": True,
         "split_reductions": False,
+        "unroll_reductions_threshold": UNROLLED + 1 if way.unrolled else 8,
         "realize_reads_threshold": 32,
         "realize_opcount_threshold": 400,
         "fallback_random": True,
@@ -248,8 +273,28 @@ def _decomposed(body: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModul
     for node, name in zip(computing, made[-len(computing) :] if computing else [], strict=False):
         node.meta["body_nodes"] = (name,)
     gm.graph.eliminate_dead_code()
+    _reductions_last(gm.graph)
     gm.recompile()
     return gm
+
+
+def _reductions_last(graph: fx.Graph) -> None:
+    """Puts every reduction behind the elementwise operators that do not need it: Inductor lets a reduction join the loop of what
+    comes before it, and not the other way round."""
+    level: dict[fx.Node, int] = {}
+    for node in graph.nodes:
+        above = max((level[read] + (level[read] % 2) for read in node.all_input_nodes), default=0)
+        level[node] = above + _reduces(node)
+    output = graph.output_node()
+    for node in sorted((node for node in graph.nodes if node.op == "call_function"), key=lambda node: level[node]):
+        output.prepend(node)
+
+
+def _reduces(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    value = value[0] if isinstance(value, tuple | list) and value else value
+    reads = [read.meta["val"] for read in node.all_input_nodes if isinstance(read.meta.get("val"), Tensor)]
+    return node.op == "call_function" and isinstance(value, Tensor) and any(value.numel() < read.numel() for read in reads[:1])
 
 
 @functools.cache

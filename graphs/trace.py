@@ -74,15 +74,18 @@ def _one_number(loss: Any) -> Tensor:
 
 
 class Training(nn.Module):
-    """Model and loss: the loss first, then the model's other outputs, detached so that only the loss is differentiated."""
+    """Model and loss: the loss first, then the model's other outputs, detached so that only the loss is differentiated; or the loss alone."""
 
-    def __init__(self, model: nn.Module, names: tuple[str, ...], loss: Callable[[Any], Tensor] | None) -> None:
+    def __init__(self, model: nn.Module, names: tuple[str, ...], loss: Callable[[Any], Tensor] | None, alone: bool = False) -> None:
         super().__init__()
+        self.alone = alone
         self.model, self.names, self.loss = model, names, _Loss(loss)
 
     def forward(self, *args: Any) -> tuple[Tensor, ...]:
         outputs = _called(self.model, self.names, args)
         loss = self.loss(outputs)
+        if self.alone:
+            return (loss,)
         return (loss, *(value.detach() for value in tensors_in(outputs) if value is not loss))
 
 

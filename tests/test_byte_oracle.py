@@ -18,6 +18,10 @@ from optimizers.base import Example, Function
 from tests.byte_oracle_graphs import CASES, Case
 
 EVERY_PLAN = 1024
+EPILOGUES = (
+    "fuse-matmul-epilogue",
+    "fuse-convolution-epilogue",
+)  # loops alone are judged: an addition in a matmul is lost to its neighbours
 
 
 def program_of(case: Case) -> Program:
@@ -53,7 +57,7 @@ def parameters() -> list[Any]:
 
 @pytest.mark.parametrize("case", parameters())
 def test_no_more_crosses_memory_than_the_oracle_says(case: Case) -> None:
-    found = improved(program_of(case), effort=EVERY_PLAN)
+    found = improved(program_of(case), effort=EVERY_PLAN, without=EPILOGUES)
     assert not found.broken
     assert found.after.bytes_moved <= 4 * case.elements, f"{found.after.bytes_moved / 4:g} elements, oracle {case.elements}"
 

@@ -112,6 +112,19 @@ def test_a_dynamic_size_of_one_is_refused_with_the_way_out() -> None:
     assert "batch=2" in caught.value.help
 
 
+def test_the_models_outputs_may_be_left_out_beside_the_loss() -> None:
+    whole = capture(small.TWO_LAYERS, "training", "cpu").program
+    alone = capture(small.TWO_LAYERS, "training", "cpu", CaptureOptions(omit="outputs")).program
+    assert [spec.role for spec in whole.outputs if spec.role in ("loss", "output")] == ["loss", "output"]
+    assert [spec.role for spec in alone.outputs if spec.role in ("loss", "output")] == ["loss"]
+    inputs = whole.materialize()
+    gradients = [value for spec, value in zip(whole.outputs, whole.run(inputs), strict=True) if spec.role != "output"]
+    for one, other in zip(gradients, alone.run(inputs), strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one, other)
+
+
 def test_words_of_a_capture_are_checked() -> None:
     options, rest = split_options({"update": "sgd", "seq": "8"}, "training")
     assert (options.update, rest) == ("sgd", {"seq": "8"})
@@ -119,6 +132,8 @@ def test_words_of_a_capture_are_checked() -> None:
         split_options({"update": "adam"}, "training")
     with pytest.raises(RequestError, match="has no update"):
         split_options({"update": "sgd"}, "inference")
+    with pytest.raises(RequestError, match="has no omit"):
+        split_options({"omit": "outputs"}, "inference")
 
 
 def test_tied_weights_are_one_parameter_with_one_gradient() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from graphs.bodies import bodies
 from graphs.cost import is_view
+from graphs.inductor import UNROLLED
 from graphs.randomness import is_random
 from graphs.regions import Region
 
@@ -63,6 +64,7 @@ REDUCTIONS = {
     aten.sum, aten.mean, aten.amax, aten.amin, aten.var, aten.var_mean, aten.std, aten.any, aten.all, aten.prod, aten.logsumexp,
     aten.linalg_vector_norm, aten.argmax, aten.argmin,
 }  # fmt: skip
+WRITTEN_OUT = {aten.sum, aten.mean, aten.amax, aten.amin, aten.any, aten.all, aten.prod}
 NORMS = {aten.native_layer_norm: 1, aten.native_layer_norm_backward: 2}
 OWN_NORMS = {"fxscope.rms_norm": 1, "fxscope.rms_norm_backward": 2}
 SOFTMAXES = {aten._softmax: 1, aten._log_softmax: 1, aten._softmax_backward_data: 2, aten._log_softmax_backward_data: 2}
@@ -165,6 +167,8 @@ def _reduction(node: fx.Node) -> Loop:
     if not reduced:
         return Loop("pointwise", source.numel())
     row = math.prod(source.shape[dim] for dim in reduced)
+    if row <= UNROLLED and getattr(node.target, "overloadpacket", None) in WRITTEN_OUT and source.numel() > row:
+        return Loop("pointwise", source.numel() // row)
     if reduced == real[len(real) - len(reduced) :]:
         return Loop("rows", source.numel(), row)
     return Loop("columns", source.numel(), kept=(tuple(source.shape), tuple(reduced)))

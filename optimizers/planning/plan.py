@@ -7,6 +7,7 @@ Kelly 2007, *A dynamic topological sort algorithm for directed acyclic graphs*).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
@@ -161,7 +162,12 @@ def greedy(gm: fx.GraphModule, apart: Collection[Pair] = ()) -> Plan:
     """Fuses along edges, those that save most bytes first, until none fits; then groups side by side that read the same."""
     plan = unfused(gm, apart)
     forbidden = set(apart)
-    waiting = sorted(plan.edges, key=lambda one: (one.order == "moved", -one.bytes, one.producer, one.consumer))
+    alone = Counter(one.producer for one in plan.edges)
+    gone = {one.producer for one in plan.edges if alone[one.producer] == 1 and not readers_outside(one.producer, [one.consumer])}
+    waiting = sorted(
+        plan.edges,
+        key=lambda one: (one.order == "moved", -one.bytes * (2 if one.producer in gone else 1), one.producer, one.consumer),
+    )
     changed = True
     while changed:
         changed, left = False, []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from graphs.options import TRAINING_ONLY
 from jobs.experiment import DEVICES, MODES, Experiment
 from jobs.record import CatalogueResult, ModelRecord, OptionRecord
 from pages.ui import own_file, state, work
@@ -30,7 +31,7 @@ def experiment(catalogue: CatalogueResult, shown: Experiment) -> None:
         asked = dict(shown.options)
         with st.expander("How to capture it", icon=":material/tune:", expanded=any(o.name in asked for o in catalogue.capture_options)):
             for option in catalogue.capture_options:
-                if option.name != "update" or shown.mode == "training":
+                if option.name not in TRAINING_ONLY or shown.mode == "training":
                     _option(option, shown)
         if catalogue.device.kind == "cuda" or shown.device != "auto":
             widget("device", shown.device)
@@ -80,7 +81,7 @@ def _take_model() -> None:
 
 def _take_mode() -> None:
     mode = st.session_state["mode"] or MODES[0]
-    kept = tuple(pair for pair in state.current().options if mode == "training" or pair[0] != "update")
+    kept = tuple(pair for pair in state.current().options if mode == "training" or pair[0] not in TRAINING_ONLY)
     state.change(mode=mode, options=kept)
 
 
