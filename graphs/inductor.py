@@ -58,6 +58,14 @@ def lower(body: fx.GraphModule) -> Lowered:
         return _best(body)[1]
 
 
+def lower_twice(body: fx.GraphModule, within: Callable[[], contextlib.AbstractContextManager[None]]) -> tuple[Lowered, Lowered]:
+    """The same, and once more, loops merged in the same way, inside of a context that watches or marks what is generated."""
+    with _one_at_a_time:
+        way, found = _best(body)
+        with within():
+            return found, _generated(body, way)
+
+
 def compiled(body: fx.GraphModule, like: Sequence[Tensor]) -> Call:
     """The compiled function for arguments laid out like these; takes a list, gives a sequence."""
     with _one_at_a_time:

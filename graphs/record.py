@@ -182,6 +182,49 @@ class EntryRecord(msgspec.Struct, frozen=True):
     inputs: tuple[ArgumentRecord, ...]
 
 
+class LineLink(msgspec.Struct, frozen=True):
+    """The lines of a kernel's source, from 1, that compute one node of its body; with `whole_loop` no more than the loop is known."""
+
+    node: str
+    lines: tuple[int, ...]
+    whole_loop: bool = False
+
+
+class Nest(msgspec.Struct, frozen=True):
+    """One launch of a kernel: the nodes of the body that it computes; `library` names the call where it is not generated code."""
+
+    nodes: tuple[str, ...]
+    library: str = ""
+
+
+class KernelRecord(msgspec.Struct, frozen=True):
+    """A kernel's code beside the nodes that it replaced.
+
+    Attributes:
+        node: its node in the graph; name: `kernel.add·layer_norm`.
+        device: what the code is for: CPU, CUDA, or the name of a GPU of the table.
+        described: written for a GPU that was described and not run here.
+        language: cpp or python.
+        source: the generated kernels; caller: the function that calls them.
+        body: the nodes that it replaced, with what they read as placeholders.
+        links: the lines of every node that has any; exact: single lines, not only whole loops.
+        launches: of one call; the nests are those launches, one each.
+    """
+
+    node: str
+    name: str
+    device: str
+    described: bool
+    language: str
+    launches: int
+    nests: tuple[Nest, ...]
+    source: str
+    caller: str
+    links: tuple[LineLink, ...]
+    exact: bool
+    body: GraphSnapshot
+
+
 class Seam(msgspec.Struct, frozen=True):
     """A place where TorchDynamo cuts the model: one graph of `torch.compile` ends there, Python goes on.
 

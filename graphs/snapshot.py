@@ -33,6 +33,15 @@ def snapshot(program: Program) -> GraphSnapshot:
     return GraphSnapshot(nodes, outputs, totals(nodes, outputs))
 
 
+def body_snapshot(body: fx.GraphModule) -> GraphSnapshot:
+    """The graph inside of a region, without the modules that its nodes come from: what it reads stands as placeholders."""
+    writer = _Writer({node.name: ("activation", node.name) for node in body.graph.find_nodes(op="placeholder")})
+    writer.write(body.graph, _Scope(origin=Origin("forward", "", None, ("",))))
+    nodes = tuple(writer.records)
+    outputs = tuple(node.name for node in body.graph.output_node().all_input_nodes)
+    return GraphSnapshot(nodes, outputs, totals(nodes, outputs))
+
+
 def totals(nodes: tuple[NodeRecord, ...], outputs: tuple[str, ...]) -> Totals:
     """Counted cost of the whole graph."""
     return Totals(

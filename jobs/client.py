@@ -34,6 +34,7 @@ from jobs.record import (
     JobStatus,
     Measure,
     Message,
+    Pairs,
     Problem,
     Progress,
     Request,
@@ -364,6 +365,10 @@ def canonical(request: Request) -> Request:
         )
     if isinstance(request, Explore | Inspect | Seams):
         experiment = experiment.prefix(0)
+    if isinstance(request, Pairs):
+        if not 0 <= request.step < len(experiment.pipeline):
+            raise RequestError(f"the pipeline has no step {request.step + 1}", where="pipeline")
+        experiment = experiment.prefix(request.step + 1)
     return msgspec.structs.replace(request, words=experiment.words)
 
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from graphs.record import CaptureReport, EntryRecord, GraphSnapshot, SeamReport
-from optimizers.record import Offer, OptimizationRecord, StepRecord
+from graphs.record import CaptureReport, EntryRecord, GraphSnapshot, KernelRecord, SeamReport
+from optimizers.record import Offer, OptimizationRecord, PairRecord, StepRecord
 from profiler.record import Device, Measurement
 
 
@@ -51,6 +51,26 @@ class Seams(msgspec.Struct, frozen=True, tag=True):
     words: str
 
 
+class Kernels(msgspec.Struct, frozen=True, tag=True):
+    """Asks for the code of kernels of the graph after the pipeline.
+
+    Attributes:
+        nodes: which; empty for all.
+        gpu: a name of the table of GPUs, to have the code for that one; empty for the device of the graph.
+    """
+
+    words: str
+    nodes: tuple[str, ...] = ()
+    gpu: str = ""
+
+
+class Pairs(msgspec.Struct, frozen=True, tag=True):
+    """Asks why producers and consumers are in one kernel, or not, after the pipeline's step of that number (from 0), which has to be one that explains."""
+
+    words: str
+    step: int
+
+
 class Sleep(msgspec.Struct, frozen=True, tag=True):
     """Asks the worker to wait, with progress; for tests of cancelling and time limits."""
 
@@ -63,7 +83,7 @@ class Crash(msgspec.Struct, frozen=True, tag=True):
     signal: int = 9
 
 
-AboutModel = Explore | Inspect | Optimize | Measure | Seams
+AboutModel = Explore | Inspect | Optimize | Measure | Seams | Kernels | Pairs
 Request = Catalogue | AboutModel | Sleep | Crash
 
 
@@ -138,11 +158,23 @@ class SeamsResult(msgspec.Struct, frozen=True, tag=True):
     report: SeamReport
 
 
+class KernelsResult(msgspec.Struct, frozen=True, tag=True):
+    kernels: tuple[KernelRecord, ...]
+
+
+class PairsResult(msgspec.Struct, frozen=True, tag=True):
+    """Computed on the graph before the step; names are of that graph."""
+
+    pairs: tuple[PairRecord, ...]
+
+
 class Empty(msgspec.Struct, frozen=True, tag=True):
     """Nothing to say."""
 
 
-Result = CatalogueResult | ExploreResult | InspectResult | OptimizeResult | MeasureResult | SeamsResult | Empty
+Result = (
+    CatalogueResult | ExploreResult | InspectResult | OptimizeResult | MeasureResult | SeamsResult | KernelsResult | PairsResult | Empty
+)
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True):

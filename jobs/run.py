@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from graphs.described_gpu import kernel_records
 from graphs.errors import CaptureError, RequestError, TooLargeError
 from graphs.ladder import Standing, climb, graph_only
 from graphs.options import MEANINGS, CaptureOptions, split_options
@@ -37,12 +38,16 @@ from jobs.record import (
     ExploreResult,
     Inspect,
     InspectResult,
+    Kernels,
+    KernelsResult,
     Measure,
     MeasureResult,
     ModelRecord,
     Optimize,
     OptimizeResult,
     OptionRecord,
+    Pairs,
+    PairsResult,
     Progress,
     Request,
     Result,
@@ -110,6 +115,8 @@ def perform(request: Request, sources: Sources, on_progress: Tell) -> Result:
         return _seams(experiment, live, sources, on_progress)
     if isinstance(request, Optimize) and not experiment.pipeline and live.standing.program is None:
         return OptimizeResult(live.standing.report, (live.snapshot,), (), ())
+    if isinstance(request, Kernels | Pairs):
+        return _fusions(request, experiment, live, on_progress)
     applied = _applied(experiment, live, on_progress, 0.4 if isinstance(request, Measure) else 0.9)
     if isinstance(request, Measure):
         measurement = _measured(experiment, live, applied, request.every_step, on_progress)
@@ -175,6 +182,21 @@ def _seams(experiment: Experiment, live: Live, sources: Sources, tell: Tell) -> 
     found = find_seams(source, experiment.mode, resolve(experiment.device), options)
     program = live.standing.program
     return SeamsResult(placed(found, live.snapshot, program.gm if program else None))
+
+
+def _fusions(request: Kernels | Pairs, experiment: Experiment, live: Live, tell: Tell) -> KernelsResult | PairsResult:
+    """The code of kernels, or why operators are in one."""
+    applied = _applied(experiment, live, tell, 0.6)
+    if isinstance(request, Kernels):
+        tell(Progress("generating code", 0.7))
+        return KernelsResult(kernel_records(applied[-1].program if applied else live.program, request.nodes, request.gpu))
+    step = experiment.pipeline[request.step]
+    optimization = named(step.name)
+    if optimization.explain is None:
+        raise RequestError(f"{step.name} does not explain pairs", where=step.words, help="Ask for a step such as fuse-loops.")
+    tell(Progress("looking at every producer and consumer", 0.7))
+    program = applied[request.step - 1].program if request.step else live.program
+    return PairsResult(tuple(optimization.explain(program.gm, **parse_settings(optimization, dict(step.settings))[0])))
 
 
 def _source(experiment: Experiment, sources: Sources) -> tuple[AnySource, CaptureOptions]:

@@ -5,19 +5,22 @@ shows what it changed.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from graphs.record import GraphSnapshot
-from jobs.experiment import Experiment, StepWords
+from jobs.experiment import Experiment
 from jobs.record import CatalogueResult, Optimize, OptimizeResult
-from optimizers.record import Offer, OptimizationRecord, StepRecord
-from pages.ui import choose, nodes, save, show, state, work
+from optimizers.record import MatchRecord, OptimizationRecord, StepRecord
+from pages.ui import choose, chosen, kernels, nodes, offers, pairs, pipeline, save, settings, show, state, work
 from pages.ui.graph_view import graph_view, wish
+from pages.ui.pipeline import chosen_step, go_to
 
 PANE = "pipeline graph"
 HEIGHT = 660
+SHOWN_NAMES = 6
 
 
 def main() -> None:
@@ -28,172 +31,75 @@ def main() -> None:
         choose.experiment(catalogue, experiment)
         left, right = st.columns([1.1, 2.9], gap="medium")
         with left:
-            pipeline = st.container()
+            cards = st.container()
             offered = st.container()
         with right:
-            found = work.answer(Optimize(experiment.words), "optimize", OptimizeResult)
-        with pipeline:
-            steps(experiment, found)
+            try:
+                found = work.answer(Optimize(experiment.words), "optimize", OptimizeResult)
+            finally:  # a step that failed can be changed or removed
+                with cards:
+                    steps(catalogue, experiment)
         with offered:
-            offers(catalogue, experiment, found)
+            offers.panel(catalogue, experiment, found.offers)
         with right:
-            picture(found)
+            picture(catalogue, found, experiment.words)
 
 
 # ---------------------------------------------------------------- the pipeline
 
 
-def steps(experiment: Experiment, found: OptimizeResult) -> None:
+def steps(catalogue: CatalogueResult, experiment: Experiment) -> None:
     """The pipeline, a card for each step."""
+    found = work.last_good("optimize", OptimizeResult)
+    done = found.steps if found else ()
+    known = {record.name: record for record in catalogue.optimizations}
     st.subheader("Pipeline", anchor=False)
-    st.session_state["step on card"] = chosen_step(len(experiment.pipeline))
+    st.session_state["step on card"] = chosen_step(len(done) if found else len(experiment.pipeline))
     if not experiment.pipeline:
         st.caption("No step yet: this is the graph as captured. Add one from the list below.")
     for index, step in enumerate(experiment.pipeline):
-        known = index < len(found.steps) and found.steps[index].optimization == step.name
+        same = index < len(done) and done[index].words == step.words
         with st.container(border=True):
-            step_card(experiment, index, step, found.steps[index] if known else None)
+            step_card(experiment, index, known[step.name], done[index] if same else None)
 
 
-def step_card(experiment: Experiment, index: int, step: StepWords, record: StepRecord | None) -> None:
-    chosen = index == st.session_state["step on card"]
-    st.markdown(f"**{index + 1}. {step.words}**" + ("  :gray[:small[shown]]" if chosen else ""))
+def step_card(experiment: Experiment, index: int, known: OptimizationRecord, record: StepRecord | None) -> None:
+    step = experiment.pipeline[index]
+    st.markdown(
+        f"**{index + 1}. {show.plain(step.name)}**" + ("  :gray[:small[shown]]" if index == st.session_state["step on card"] else "")
+    )
+    for key, value in step.settings:
+        st.caption(f"{key}: {named(value)}")
     if record:
         with st.container(horizontal=True, vertical_alignment="center"):
             show.verdict(record.verdict)
             st.caption(f"{show.plural(len(record.matches), 'place')} rewritten")
         st.caption(show.savings(record))
     last = len(experiment.pipeline) - 1
-    with st.container(horizontal=True, gap="small"):
+    with st.container(horizontal=True, gap="medium"):
         for key, icon, what, disabled, act, given in (
-            ("show", "visibility", "Show this step before and after", record is None, take_step, (index,)),
-            ("up", "arrow_upward", "Move up", index == 0, move, (index, index - 1)),
-            ("down", "arrow_downward", "Move down", index == last, move, (index, index + 1)),
-            ("remove", "delete", "Remove this step", False, remove, (index,)),
+            ("show", "visibility", "Show this step before and after", record is None, pipeline.take_step, (index,)),
+            ("up", "arrow_upward", "Move up", index == 0, pipeline.move, (index, index - 1)),
+            ("down", "arrow_downward", "Move down", index == last, pipeline.move, (index, index + 1)),
+            ("remove", "delete", "Remove this step", False, pipeline.remove, (index,)),
         ):
-            st.button("", key=f"{key} {index}", icon=f":material/{icon}:", help=what, disabled=disabled, on_click=act, args=given)
+            st.button(
+                "", key=f"{key} {index}", icon=f":material/{icon}:", help=what, disabled=disabled, on_click=act, args=given, type="tertiary"
+            )
+        with st.popover("", icon=":material/tune:", help="Change its settings", type="tertiary"):
+            settings.of_step(known, index, step, record.sites if record else ())
 
 
-def move(index: int, to: int) -> None:
-    order = list(state.current().pipeline)
-    order[index], order[to] = order[to], order[index]
-    state.change(pipeline=tuple(order))
-    take_step(to)
-
-
-def remove(index: int) -> None:
-    order = list(state.current().pipeline)
-    del order[index]
-    state.change(pipeline=tuple(order))
-    st.session_state.pop("step", None)
-
-
-def take_step(index: int) -> None:
-    st.session_state["step"] = index
-    st.session_state.pop("places", None)
-    go_to("")
-
-
-def chosen_step(count: int) -> int:
-    """The step whose before and after is shown: the one chosen, else the last; −1 is the graph as captured."""
-    index = st.session_state.get("step", (state.look().get("step") or count) - 1)
-    return index if -1 <= index < count else count - 1
-
-
-# ---------------------------------------------------------------- what could be done
-
-
-def offers(catalogue: CatalogueResult, experiment: Experiment, found: OptimizeResult) -> None:
-    """What has something to do on the graph as it stands, and what has not."""
-    st.subheader("Add a step" if not experiment.pipeline else "Add another step", anchor=False)
-    by_name = {offer.optimization: offer for offer in found.offers}
-    able = [record for record in catalogue.optimizations if by_name.get(record.name) and by_name[record.name].sites]
-    idle = [record for record in catalogue.optimizations if record not in able]
-    if not able:
-        st.caption("No optimization finds anything left to do on this graph. Below is why; another model or mode may give them work.")
-    for record in able:
-        with st.container(border=True):
-            offer_card(record, by_name[record.name])
-    if idle:
-        with st.expander(f"Nothing to do here: {len(idle)}"):
-            for record in idle:
-                idle_card(record, by_name.get(record.name), experiment.mode)
-
-
-def offer_card(record: OptimizationRecord, offer: Offer) -> None:
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"**{record.name}**")
-        st.badge(show.plural(len(offer.sites), "place"), color="blue")
-    st.caption(show.sentence(record.summary))
-    with st.container(horizontal=True, gap="xsmall"):
-        st.button("Add", key=f"add {record.name}", type="primary", on_click=add, args=(record,))
-        where = {"on_click": take_places, "args": (record.name,), "help": "Where? Marks the places in the graph"}
-        st.button("", key=f"where {record.name}", icon=":material/pin_drop:", **where)
-        with st.popover("", icon=":material/tune:", help="Settings"):
-            settings(record, offer)
-        lesson(record)
-    if offer.misses:
-        with st.expander(f"Why not here? {show.plural(len(offer.misses), 'near-miss')}"):
-            show.misses(offer.misses, f"misses {record.name}")
-
-
-def idle_card(record: OptimizationRecord, offer: Offer | None, mode: str) -> None:
-    st.markdown(f"**{record.name}**")
-    if mode not in record.applies_to:
-        st.caption(f"Applies to {' and '.join(record.applies_to)} only; the mode is {mode}.")
-    else:
-        st.caption(show.sentence(record.summary))
-    if offer and offer.misses:
-        show.misses(offer.misses, f"misses {record.name}")
-    lesson(record)
-
-
-def lesson(record: OptimizationRecord) -> None:
-    with st.popover("", icon=":material/school:", help="What it does and why: the lesson"):
-        st.markdown(record.lesson)
-        claim = record.claim
-        st.caption(
-            f"Claim, per place: launches {claim.launches}, operations {claim.flops}, bytes moved {claim.bytes_moved}, "
-            f"peak memory {claim.peak_bytes}. Exactness: {record.exactness}."
-        )
-
-
-def settings(record: OptimizationRecord, offer: Offer) -> None:
-    """The step's parameters, and whether it acts on one place only."""
-    for parameter in record.parameters:
-        st.number_input(
-            parameter.name,
-            parameter.minimum,
-            parameter.maximum,
-            parameter.default,
-            help=parameter.meaning,
-            key=f"set {record.name} {parameter.name}",
-        )
-    st.selectbox(
-        "Places", ["", *offer.sites], format_func=lambda site: site or f"all {len(offer.sites)}", key=f"set {record.name} only",
-        help="Rewrite one place only, to see what it does there.",
-    )  # fmt: skip
-
-
-def add(record: OptimizationRecord) -> None:
-    step = StepWords(record.name)
-    for parameter in record.parameters:
-        value = st.session_state.get(f"set {record.name} {parameter.name}", parameter.default)
-        step = step.with_setting(parameter.name, "" if value == parameter.default else str(value))
-    step = step.with_setting("only", st.session_state.get(f"set {record.name} only") or "")
-    pipeline = (*state.current().pipeline, step)
-    state.change(pipeline=pipeline)
-    take_step(len(pipeline) - 1)
-
-
-def take_places(name: str) -> None:
-    st.session_state["places"] = name
+def named(value: str) -> str:
+    """A setting's value; a long list of nodes is cut."""
+    parts = value.split(".")
+    return f"`{'.'.join(parts[:SHOWN_NAMES])}`" + (f" and {len(parts) - SHOWN_NAMES} more" if len(parts) > SHOWN_NAMES else "")
 
 
 # ---------------------------------------------------------------- the picture
 
 
-def picture(found: OptimizeResult) -> None:
+def picture(catalogue: CatalogueResult, found: OptimizeResult, words: str) -> None:
     """The pipeline's graphs, one step before and after; on request, the places of an offer."""
     places = next((offer for offer in found.offers if offer.optimization == st.session_state.get("places")), None)
     if places and places.sites:
@@ -202,53 +108,76 @@ def picture(found: OptimizeResult) -> None:
             st.button("Back to the pipeline", on_click=lambda: st.session_state.pop("places", None), icon=":material/arrow_back:")
         one_graph(found.graphs[-1], places.sites)
     else:
-        step_view(found)
+        step_view(catalogue, found, words)
 
 
 @st.fragment
 def one_graph(graph: GraphSnapshot, places: Sequence[str]) -> None:
-    chosen = graph_view([graph], "places graph", places=places, height=HEIGHT)["selected"]
+    clicked = graph_view([graph], "places graph", places=places, height=HEIGHT)["selected"]
     show.legend()
-    if chosen:
+    if clicked:
         with st.container(border=True):
-            nodes.details(graph, chosen["name"], "places", lambda name: None)
+            nodes.details(graph, clicked["name"], "places", lambda name: None)
 
 
 @st.fragment
-def step_view(found: OptimizeResult) -> None:
+def step_view(catalogue: CatalogueResult, found: OptimizeResult, words: str) -> None:
     """The step that is shown: its verdict, the graph before and after with what changed marked, the numbers and the near-misses."""
-    steps = found.steps
-    index = chosen_step(len(steps))
-    if index != st.session_state.get("step on card", index):
-        st.rerun()  # the list of steps outside this fragment says which one is shown
-    step = steps[index] if index >= 0 else None
+    index = chosen_step(len(found.steps))
+    if index != st.session_state.get("step on card", index) or words != state.current().words:
+        st.rerun()  # the pipeline was changed from in here, or the list of steps outside this fragment says which one is shown
+    step = found.steps[index] if index >= 0 else None
+    known = {record.name: record for record in catalogue.optimizations}
     heading(step, index)
-    seen = graph_view(
-        found.graphs,
-        PANE,
-        steps=["captured", *(one.words for one in steps)],
-        diffs=[one.diff for one in steps],
-        height=HEIGHT,
-        look={**state.look(), "step": index + 1},
-        on_step=take_walk,
-    )
-    wish(PANE, seen["digest"], st.session_state.get("turn", 0), st.session_state.get("focus", ""), index + 1)
-    state.keep_look(seen.get("look") or "")
+    above = st.container()
+    seen = drawn(found, index)
     show.legend(marks=step is not None)
-    if chosen := seen.get("selected"):
-        details_of(found, chosen, index)
+    with above:
+        chosen.bar(found.graphs[-1], pipeline.FUSE_NODES in known)
+    explained = index if step and pairs.explains(known.get(step.optimization)) else -1
+    places = details_of(found, clicked, index) if (clicked := seen.get("selected")) else None
     if step is None:
         show.totals_table([("captured", found.graphs[0].totals)])
         return
     show.totals_table([("before", step.before), ("after", step.after)])
-    if step.misses:
+    matches(step)
+    why = st.container()
+    if step.misses and explained < 0:
         st.markdown(f"**Why not here?** {show.plural(len(step.misses), 'near-miss')}. Choose a row to see the node.")
         show.misses(step.misses, f"step misses {index}", go_to)
     with st.expander("Save this session", icon=":material/download:"):
-        save.buttons(found.graphs, steps, state.current().words)
-    if len(steps) > 1:
+        save.buttons(found.graphs, found.steps, state.current().words)
+    if len(found.steps) > 1:
         st.subheader("The whole pipeline", anchor=False)
-        show.totals_table([("captured", found.graphs[0].totals), *((one.words, one.after) for one in steps)])
+        show.totals_table([("captured", found.graphs[0].totals), *((one.words, one.after) for one in found.steps)])
+    prefix = state.current().prefix(index + 1).words
+    if places and places.code:  # what the worker is asked for comes last: while it is at it, the rest is there
+        with places.code, show.patient():
+            kernels.panel(prefix, places.name, catalogue.device.kind.upper())
+    if explained >= 0:
+        with why, show.patient():
+            pairs.panel(prefix, explained, go_to)
+        if places:
+            with places.why:
+                pairs.of_node(prefix, explained, places.body, places.name)
+
+
+def drawn(found: OptimizeResult, index: int) -> Mapping[str, Any]:
+    """The graphs of all steps, this one's before and after on screen; gives what the reader did in them."""
+    seen = graph_view(
+        found.graphs,
+        PANE,
+        steps=["captured", *(one.words for one in found.steps)],
+        diffs=[one.diff for one in found.steps],
+        height=HEIGHT,
+        look={**state.look(), "step": index + 1},
+        on_step=take_walk,
+        on_pick=take_pick,
+    )
+    focus = st.session_state.get("focus", "")
+    wish(PANE, seen["digest"], st.session_state.get("turn", 0), focus, index + 1, chosen=chosen.names())
+    state.keep_look(seen.get("look") or "")
+    return seen
 
 
 def heading(step: StepRecord | None, index: int) -> None:
@@ -264,23 +193,83 @@ def heading(step: StepRecord | None, index: int) -> None:
     for sentence in step.claim_broken:
         st.warning(f"Against its claim: {show.sentence(sentence)}", icon=":material/warning:")
     if not step.matches:
-        st.info("The step found no place to rewrite: before and after are the same graph.", icon=":material/info:")
+        because = f" {show.plain(step.misses[0].reason)}" if len(step.misses) == 1 else ""
+        st.info(f"The step found no place to rewrite: before and after are the same graph.{because}", icon=":material/info:")
 
 
-def details_of(found: OptimizeResult, chosen: Mapping[str, Any], index: int) -> None:
+def matches(step: StepRecord) -> None:
+    """Every place that was rewritten, with what the optimization found there; choosing one leads to it."""
+    if not step.matches:
+        return
+    key = f"matches {step.words}"
+
+    def take_row() -> None:
+        rows = st.session_state[key]["selection"]["rows"]
+        if rows and rows[0] < len(step.matches):
+            go_to(step.matches[rows[0]].anchor)
+
+    with st.expander(f"What it found: {show.plural(len(step.matches), 'place')}", icon=":material/checklist:"):
+        st.dataframe(
+            [match_row(match) for match in step.matches],
+            key=key,
+            hide_index=True,
+            height=min(300, 37 + 35 * len(step.matches)),
+            selection_mode="single-row",
+            on_select=take_row,
+        )
+
+
+def match_row(match: MatchRecord) -> dict[str, str]:
+    more = f" and {len(match.nodes) - SHOWN_NAMES} more" if len(match.nodes) > SHOWN_NAMES else ""
+    return {"place": match.anchor, "what it found": match.note, "nodes": ", ".join(match.nodes[:SHOWN_NAMES]) + more}
+
+
+class Places(NamedTuple):
+    """Where in a node's details is put what the worker has to be asked for: a kernel's code, and why it ends where it does."""
+
+    name: str
+    code: DeltaGenerator | None
+    why: DeltaGenerator
+    body: tuple[str, ...]
+
+
+def details_of(found: OptimizeResult, clicked: Mapping[str, Any], index: int) -> Places | None:
     """The chosen node before and after the step, where it is there."""
     before, after = found.graphs[max(index, 0)], found.graphs[index + 1]
-    name = chosen["name"]
+    name = clicked["name"]
     sides = [(title, graph) for title, graph in (("before", before), ("after", after)) if name in graph.by_name()]
     if index < 0:
         sides = [("captured", after)]
-    for column, (title, graph) in zip(st.columns(max(1, len(sides)), gap="small", border=True), sides, strict=False):
+    if not sides:
+        return None
+    if kernels.is_kernel(after.by_name().get(name)):
+        return details_of_kernel(before, after, name)
+    columns = st.columns(len(sides), gap="small", border=True)
+    for column, (title, graph) in zip(columns, sides, strict=True):
         with column:
             if len(sides) > 1 or index >= 0:
                 st.caption(title.capitalize())
             nodes.details(graph, name, title, go_to)
+            if graph.by_name()[name].op == "call_function":
+                chosen.button(name, f"{title} {name}")
             if title == "after" and name not in before.by_name():
                 nodes.replaced(before, after, name)
+    return Places(name, None, columns[-1].container(), (name,)) if sides[-1][1].by_name()[name].op == "call_function" else None
+
+
+def details_of_kernel(before: GraphSnapshot, after: GraphSnapshot, name: str) -> Places:
+    """Its code, and below it the node as any other, what it replaced, and why it ends where it does."""
+    code = st.container(border=True)
+    with st.container(border=True):
+        left, right = st.columns([1, 1.5], gap="medium")
+    with left:
+        nodes.details(after, name, "after", go_to)
+        chosen.button(name, f"after {name}")
+    with right:
+        body = () if name in before.by_name() else tuple(one.name for one in nodes.body_of(before, after, name))
+        if body:
+            nodes.replaced(before, after, name)
+        return Places(name, code, st.container(), body or (name,))
 
 
 def take_walk() -> None:
@@ -288,9 +277,11 @@ def take_walk() -> None:
     st.session_state["step"] = int(st.session_state[PANE].get("step") or 0) - 1
 
 
-def go_to(name: str) -> None:
-    st.session_state["focus"] = name
-    st.session_state["turn"] = st.session_state.get("turn", 0) + 1
+def take_pick() -> None:
+    """The reader took a node among the chosen ones, inside the picture."""
+    picked = st.session_state[PANE].get("picked")
+    if picked:
+        chosen.toggle(picked["name"])
 
 
 main()

@@ -153,10 +153,7 @@ def details(graph: GraphSnapshot, name: str, key: str, choose: Choose) -> None:
 
 def replaced(before: GraphSnapshot, after: GraphSnapshot, name: str) -> None:
     """Of a node that a step added: the nodes that went away and whose work it does, in their order. They are its body."""
-    made, still = after.by_name().get(name), after.by_name()
-    if made is None:
-        return
-    body = [node for node in before.nodes if node.name not in still and set(node.origins) & set(made.origins)]
+    body = body_of(before, after, name)
     if not body:
         return
     launches = sum(node.total.launches for node in body)
@@ -174,6 +171,14 @@ def replaced(before: GraphSnapshot, after: GraphSnapshot, name: str) -> None:
         hide_index=True,
         height=min(260, 40 + 35 * len(body)),
     )
+
+
+def body_of(before: GraphSnapshot, after: GraphSnapshot, name: str) -> list[NodeRecord]:
+    """The nodes of the graph before that the node of the graph after stands for."""
+    made, still = after.by_name().get(name), after.by_name()
+    if made is None:
+        return []
+    return [node for node in before.nodes if node.name not in still and set(node.origins) & set(made.origins)]
 
 
 def _life(graph: GraphSnapshot, node: NodeRecord) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -171,6 +172,13 @@ def sentence(text: str) -> str:
 class NothingYet(StopException):
     """There is nothing to show below this line, and the reader knows why. Unlike `st.stop`, which forbids every further element, it lets
     what stands around it finish its own part."""
+
+
+@contextmanager
+def patient() -> Iterator[None]:
+    """Around a part of a page that may have nothing to show yet: the parts behind it are shown all the same."""
+    with contextlib.suppress(NothingYet):
+        yield
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import difflib
+import re
 import zlib
 from typing import Any
 from urllib.parse import parse_qsl
@@ -26,6 +27,11 @@ WORDS = "words"
 LOOK = "look"  # how the graph was looked at: part of a link, not of the experiment
 LOOK_LIMIT = 20_000
 WITH = "with"  # the words of the experiment that another page compares with: part of a link, not of the experiment
+NAMES = {"nodes": re.compile(r"\w+(\.\w+)*"), "pairs": re.compile(r"\w+\.\w+(-\w+\.\w+)*")}
+NAMES_HELP = {
+    "nodes": "Write names of nodes joined by dots: add.mul.relu.",
+    "pairs": "Write pairs of nodes: add.mul, and more behind a hyphen.",
+}
 FIRST_CHOICE = "zoo/mlp"
 
 
@@ -225,7 +231,10 @@ def _check_step(step: StepWords, record: OptimizationRecord) -> None:
             continue
         if key not in known:
             raise RequestError(f"`{key}` is not a setting of {step.name}", where="pipeline", help=_nearest(key, [*known, "only"]))
-        _check_number(key, value, known[key].minimum, known[key].maximum)
+        if known[key].kind == "number":
+            _check_number(key, value, known[key].minimum, known[key].maximum)
+        elif not NAMES[known[key].kind].fullmatch(value):
+            raise RequestError(f"`{key}` of {step.name} cannot be `{value}`", where="pipeline", help=NAMES_HELP[known[key].kind])
 
 
 def _check_number(name: str, value: str, minimum: int, maximum: int) -> None:

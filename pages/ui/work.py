@@ -117,14 +117,21 @@ def _watch(job_id: str, slot: str) -> None:
         st.button("Cancel", key=f"cancel {slot}", on_click=client.cancel, args=(job_id,), icon=":material/close:")
 
 
-def _last_good(slot: str, kind: type[R]) -> R:
+def last_good(slot: str, kind: type[R]) -> R | None:
+    """The last result of a slot in this session; None where there is none, or none any more."""
     good = st.session_state.get(f"good {slot}")
     if not good:
-        raise show.NothingYet
+        return None
     try:
-        result = cast(R, jobs.client.default_client().result(good))
-    except FxscopeError as error:  # forgotten since: nothing to fall back on
-        raise show.NothingYet from error
+        return cast(R, jobs.client.default_client().result(good))
+    except FxscopeError:  # forgotten since: nothing to fall back on
+        return None
+
+
+def _last_good(slot: str, kind: type[R]) -> R:
+    result = last_good(slot, kind)
+    if result is None:
+        raise show.NothingYet
     st.caption("Below: the last result that worked.")
     return result
 

@@ -167,16 +167,16 @@ export class CanvasPainter {
 
   thing(pen, item, theme) {
     const { context } = this;
-    const { status, place, marks } = context.status.get(item);
+    const { status, place, marks, covered } = context.status.get(item);
     if (status === "absent") return;
     const mark = place ? "place" : status;
-    pen.globalAlpha = (context.lit && !context.lit.has(item) ? 0.22 : 1) * (status === "removed" && context.side === "after" ? 0.3 : 1);
+    pen.globalAlpha = (context.lit && !context.lit.has(item) ? 0.22 : 1) * (covered ? 0.06 : status === "removed" && context.side === "after" ? 0.3 : 1);
     const fill = context.colouring.fill(item);
     const kind = item.group ? "group" : KINDS[context.model.kind[item.index]];
     rounded(pen, item, item.group ? 7 : 5);
     pen.fillStyle = fill || theme.fills[TONES[mark] ? mark : kind] || theme.paper;
     pen.fill();
-    const chosen = item === context.selected || context.near.has(item) || item === context.hover;
+    const chosen = item === context.selected || context.near.has(item) || item === context.hover || context.chosen.has(item);
     pen.strokeStyle = chosen ? theme.primary : theme.tones[mark] || theme.strokes[kind] || theme.strokes.op;
     pen.lineWidth = item === context.selected ? 3 : chosen || theme.tones[mark] ? 2 : 1;
     pen.setLineDash(mark === "removed" ? [5, 3] : mark === "changed" ? [1, 2] : kind === "view" ? [3, 2] : []);

@@ -43,9 +43,17 @@ export function show({ parentElement, data, setStateValue }) {
 
 /** Shows a node, or a step, that was chosen elsewhere on the page; `turn` tells a new wish from an old one. */
 export function wish({ data }) {
+  mark(data, 100);
   if (!data.turn || wishes.get(data.pane) === data.turn) return;
   wishes.set(data.pane, data.turn);
   grant(data, 100);
+}
+
+/** Marks the nodes that the page holds as chosen, as soon as the picture is there. */
+function mark(data, patience) {
+  const view = named.get(data.pane);
+  if (view?.session?.scene && view.payload.digest === data.of) view.session.choose(data.chosen || []);
+  else if (patience) setTimeout(() => mark(data, patience - 1), 100);
 }
 
 /** As soon as the picture that is meant is there; a newer wish ends an older one. */

@@ -151,7 +151,8 @@ export class Pane {
     for (let i = scene.items.length - 1; i >= 0; i--) {
       const item = scene.items[i];
       if (x < item.left || x > item.left + item.width || y < item.top || y > item.top + item.height) continue;
-      if (this.context.status.get(item).status !== "absent") return item;
+      const { status, covered } = this.context.status.get(item);
+      if (status !== "absent" && !covered) return item;
     }
     return null;
   }
@@ -225,6 +226,7 @@ export class Pane {
     const item = this.itemAt(x, y);
     if (item && this.onToggle(item, x, y)) session.toggle(item);
     else if (event.shiftKey && item && !item.group) this.onPath?.(item.index);
+    else if ((event.ctrlKey || event.metaKey) && item && !item.group) session.pick(item.index);
     else session.select(item, this.side);
   }
 

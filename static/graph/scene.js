@@ -113,6 +113,7 @@ export function statuses(model, tree, scene, step, side) {
       if (status === "removed" && side === "after") sum.ghost += 1;
       else sum.alive += 1;
     }
+    if (sum.ghost) cover(box, found);
     const marks = ORDER.filter((name) => sum[name]).map((name) => [name, sum[name]]);
     if (sum.place) marks.push(["place", sum.place]);
     found.set(box, { status: sum.alive ? "kept" : sum.ghost ? "removed" : "absent", marks, alive: sum.alive });
@@ -120,6 +121,18 @@ export function statuses(model, tree, scene, step, side) {
   };
   count(tree.root);
   return found;
+}
+
+/** What went away and stands where something new does now would make both unreadable: it is noted as covered. */
+function cover(box, found) {
+  const [gone, here] = [[], []];
+  for (const child of box.children) {
+    const known = found.get(child);
+    if (known.status === "removed") gone.push(child);
+    else if (known.status !== "absent") here.push(child);
+  }
+  const touch = (a, b) => a.left < b.left + b.width && b.left < a.left + a.width && a.top < b.top + b.height && b.top < a.top + a.height;
+  for (const child of gone) if (!child.group && here.some((other) => touch(child, other))) found.get(child).covered = true;
 }
 
 /** Groups with something marked inside: those that deserve to be open at first. */

@@ -24,6 +24,7 @@ export class Session {
     this.selected = null;
     this.hovered = null;
     this.lit = null; // indexes that stand out, or null
+    this.chosen = new Set(); // names of nodes that the page works with: several at once, unlike the selected one
     this.memo = new Map();
     this.request = 0;
     this.noWorker = import.meta.url.startsWith("blob:"); // in an exported page there is no file to start one from
@@ -147,6 +148,7 @@ export class Session {
     const at = this.graphOf(side);
     const items = (indexes) => new Set(indexes.map((index) => this.shown(index)).filter(Boolean));
     const focus = { selected: null, near: new Set(), hover: null, strong: [], lit: null };
+    focus.chosen = items([...this.chosen].map((name) => this.model.find(name, at)).filter((index) => index >= 0));
     if (this.hovered !== null) focus.hover = items(kin(this.model, this.hovered, at)).values().next().value || null;
     if (this.lit) {
       focus.lit = items([...this.lit].flatMap((index) => kin(this.model, index, at)));
@@ -259,6 +261,18 @@ export class Session {
     this.colour = name;
     this.restyle();
     this.told?.("colour");
+  }
+
+  /** Asks the page to take a node among the chosen ones, or out of them; the page answers with `choose`. */
+  pick(index) {
+    this.picked = { name: this.model.name[index], count: (this.picked?.count || 0) + 1 };
+    this.told?.("pick");
+  }
+
+  choose(names) {
+    if (names.length === this.chosen.size && names.every((name) => this.chosen.has(name))) return;
+    this.chosen = new Set(names);
+    this.restyle();
   }
 
   light(indexes) {

@@ -192,11 +192,11 @@ function contentKey(item, context) {
 }
 
 function classes(item, context) {
-  const { status, place } = context.status.get(item);
+  const { status, place, covered } = context.status.get(item);
   const kind = item.group ? (item.open ? "group open" : "group") : `leaf ${KINDS[context.model.kind[item.index]]}`;
   const phase = item.phase >= 0 && item.parent?.phased ? `phase-${context.model.phases[item.phase]}` : "";
   const lit = context.lit ? (context.lit.has(item) ? "lit" : "dim") : "";
-  return [kind, phase, status, place ? "place" : "", lit, item === context.selected ? "selected" : "", context.near.has(item) ? "near" : "", item === context.hover ? "hover" : ""]
+  return [kind, phase, status, covered ? "covered" : "", place ? "place" : "", lit, item === context.selected ? "selected" : "", context.near.has(item) ? "near" : "", item === context.hover ? "hover" : "", context.chosen.has(item) ? "chosen" : ""]
     .filter(Boolean)
     .join(" ");
 }

@@ -13,7 +13,7 @@ const KEYS = [
   ["← ↑ → ↓", "select the nearest in that direction"], ["Enter", "open or close the selected group"],
   ["Shift+← · Shift+→", "one step back or forward"], ["+ · − · f", "larger, smaller, fit"],
   ["1 · 2 · 3", "light what is within so many hops"], ["b · d", "light what leads to the selected node, or depends on it"],
-  ["Shift+click", "light the paths between two nodes"], ["p", "parameters as nodes or folded"], ["w", "width of edges by bytes"],
+  ["Shift+click", "light the paths between two nodes"], ["Ctrl+click · c", "add a node to the chosen ones, or take it out"], ["p", "parameters as nodes or folded"], ["w", "width of edges by bytes"],
   ["x", "open everything, or close it"], ["o", "outline as text"], ["?", "this sheet"],
 ]; // prettier-ignore
 
@@ -270,6 +270,7 @@ export class View {
       "=": () => main.zoom(1.25),
       "-": () => main.zoom(0.8),
       f: () => main.fit(),
+      c: chosen && !chosen.group ? () => session.pick(session.selected.index) : null,
       o: () => this.outline.toggle(),
       p: () => session.setUnfold(!session.unfold),
       w: () => ((session.wide = !session.wide), session.repaint(), this.told("colour")),
@@ -298,6 +299,7 @@ export class View {
     }
     if (what === "select") this.report("selected", this.selection());
     if (what === "step") this.report("step", this.session.step);
+    if (what === "pick") this.report("picked", this.session.picked);
     if (["step", "open", "colour", "select"].includes(what)) this.reportLook();
     if (what === "move") this.reportLook(900);
   }

@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 STATIC = HERE.parents[2] / "static" / "graph"
 LOADER = """
 export default function (component) {
-  const place = new URL("app/static/graph/component.js?v=VERSION", document.baseURI);
+  const place = new URL("app/static/graph/MODULE.js?v=VERSION", document.baseURI);
   import(place).then((module) => module.ENTRY(component));
 }
 """
@@ -45,6 +45,7 @@ def graph_view(
     look: Mapping[str, Any] | None = None,
     on_select: Callable[[], None] = lambda: None,
     on_step: Callable[[], None] = lambda: None,
+    on_pick: Callable[[], None] = lambda: None,
 ) -> Mapping[str, Any]:
     """Draws a graph, or the graphs of a pipeline with a step's before and after side by side.
 
@@ -55,22 +56,23 @@ def graph_view(
         places: nodes of the last graph to mark.
         measured_ms: time of each node of the last graph, to colour by.
         look: where a link wants the picture to begin: step, open groups, camera, colour, selected node.
-        on_select, on_step: called before the rerun that follows a click or a step; the state is in `st.session_state[pane]`.
+        on_select, on_step, on_pick: called before the rerun that follows a click, a step, or a node that is to be chosen beside others
+            (`picked`: {name, count}); the state is in `st.session_state[pane]`.
     """
     digest, content = _picture(graphs, tuple(steps), diffs, tuple(places), measured_ms or {})
     data = {"pane": pane, "height": height, "digest": digest, "look": dict(look or {})}
-    default = {"selected": None, "step": len(graphs) - 1, "look": ""}
-    changes = {"on_selected_change": on_select, "on_step_change": on_step, "on_look_change": lambda: None}
+    default = {"selected": None, "step": len(graphs) - 1, "look": "", "picked": None}
+    changes = {"on_picked_change": on_pick, "on_selected_change": on_select, "on_step_change": on_step, "on_look_change": lambda: None}
     state = _component("graph-view", "show")(key=pane, data=data, height=height, default=default, **changes)
     _component("graph-data", "keep")(key=f"{pane}-data", data=content, height=1)
     current = digest in (state.get("look") or "")  # a look at an earlier picture says nothing about this one
     return {"selected": state.get("selected"), "step": state.get("step"), "look": state["look"] if current else "", "digest": digest}
 
 
-def wish(pane: str, digest: str, turn: int, name: str = "", step: int | None = None, find: str = "") -> None:
+def wish(pane: str, digest: str, turn: int, name: str = "", step: int | None = None, find: str = "", chosen: Sequence[str] = ()) -> None:
     """Asks the picture of that digest to go to a step, and to bring a node to the middle and select it, or to find what a query
-    describes. Each new wish has a new `turn`."""
-    data = {"pane": pane, "of": digest, "turn": turn, "name": name, "step": step, "find": find}
+    describes. Each new wish has a new `turn`. Nodes of the names in `chosen` are marked at any time."""
+    data = {"pane": pane, "of": digest, "turn": turn, "name": name, "step": step, "find": find, "chosen": list(chosen)}
     _component("graph-wish", "wish")(key=f"{pane}-wish", data=data, height=1)
 
 
@@ -104,11 +106,21 @@ def payload_of(
     return {**payload, "digest": hashlib.sha256(msgspec.json.encode(payload)).hexdigest()[:20]}
 
 
+def kernel_view(data: Mapping[str, Any], pane: str, height: int) -> None:
+    """Draws a kernel: the graph that it replaced beside its code; see `kernel` in static/graph/kernel.js."""
+    _component("kernel-view", "kernel")(key=pane, data=data, height=height)
+
+
 @functools.cache
 def _component(name: str, entry: str) -> Callable[..., Any]:
-    html = '<div class="graph-view"></div>' if entry == "show" else "<span></span>"
-    css = (HERE / "graph_view.css").read_text() if entry == "show" else ""
-    return v2.component(name, html=html, css=css, js=LOADER.replace("VERSION", _version()).replace("ENTRY", entry))
+    drawn = {"show": ("graph-view", ["graph_view.css"]), "kernel": ("kernel-view", ["graph_view.css", "kernel_view.css"])}
+    kind, sheets = drawn.get(entry, ("", []))
+    html = f'<div class="{kind}"></div>' if kind else "<span></span>"
+    css = "\n".join((HERE / sheet).read_text() for sheet in sheets)
+    module = "kernel" if entry == "kernel" else "component"
+    return v2.component(
+        name, html=html, css=css, js=LOADER.replace("MODULE", module).replace("VERSION", _version()).replace("ENTRY", entry)
+    )
 
 
 def _version() -> str:

@@ -53,6 +53,9 @@ function explain(what, chosen) {
 """
 
 
+ELSEWHERE = ("component.js", "layout_worker.js", "kernel.js", "tokens.js")  # modules that an exported picture does without
+
+
 def page(payload: Mapping[str, Any], title: str, words: str, table: Sequence[Sequence[str]]) -> str:
     """A self-contained page.
 
@@ -75,7 +78,7 @@ def page(payload: Mapping[str, Any], title: str, words: str, table: Sequence[Seq
 
 def _modules() -> dict[str, str]:
     """Every module of the picture, its imports pointed at the page's own copies."""
-    texts = {path.name: path.read_text() for path in sorted(STATIC.glob("*.js")) if path.name not in ("component.js", "layout_worker.js")}
+    texts = {path.name: path.read_text() for path in sorted(STATIC.glob("*.js")) if path.name not in ELSEWHERE}
     return {name: IMPORT.sub(r'import(globalThis.fxscope["\1"])', text) for name, text in texts.items()}
 
 

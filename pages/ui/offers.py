@@ -1,0 +1,138 @@
+"""What could be done next: the catalogue, by kind, with what has work on this graph first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import streamlit as st
+
+from jobs.experiment import Experiment
+from jobs.record import CatalogueResult
+from optimizers.record import Offer, OptimizationRecord
+from pages.ui import pipeline, settings, show
+
+KINDS = {
+    "cleanup": "Tidying up",
+    "algebra": "Algebra",
+    "fusion": "Fusion",
+    "search": "Search",
+    "memory": "Memory",
+}
+MANY = 8  # from as many offers on, the kinds are folded
+
+
+def panel(catalogue: CatalogueResult, experiment: Experiment, offers: Sequence[Offer]) -> None:
+    """What has something to do on the graph as it stands, and what has not."""
+    st.subheader("Add a step" if not experiment.pipeline else "Add another step", anchor=False)
+    by_name = {offer.optimization: offer for offer in offers}
+    text = ""
+    if len(catalogue.optimizations) > MANY:
+        text = st.text_input(
+            "Filter", key="offers filter", icon=":material/search:", label_visibility="collapsed",
+            placeholder=f"Find among {len(catalogue.optimizations)}: name, kind, summary",
+        )  # fmt: skip
+    records = matching(catalogue.optimizations, text)
+    able = [record for record in records if by_name.get(record.name) and by_name[record.name].sites]
+    by_hand = [record for record in records if record not in able and any(one.kind == "nodes" for one in record.parameters)]
+    idle = [record for record in records if record not in able and record not in by_hand]
+    if text and not records:
+        st.caption(f"No optimization has all of these words: {show.plain(text)}")
+    elif not able:
+        st.caption("No optimization finds anything left to do on this graph. Below is why; another model or mode may give them work.")
+    _by_kind(able, by_name, folded=len(able) > MANY and not text)
+    for record in by_hand:
+        with st.container(border=True):
+            _by_hand_card(record)
+    if idle:
+        with st.expander(f"Nothing to do here: {len(idle)}", expanded=bool(text) and not able):
+            for kind, some in by_kind(idle).items():
+                st.markdown(f":gray[**{KINDS.get(kind, kind)}**]")
+                for record in some:
+                    _idle_card(record, by_name.get(record.name), experiment.mode)
+
+
+def matching(records: Sequence[OptimizationRecord], text: str) -> list[OptimizationRecord]:
+    """Those in whose name, kind or summary every word occurs."""
+    words = text.lower().split()
+    said = {record.name: f"{record.name} {record.kind} {KINDS.get(record.kind, '')} {record.summary}".lower() for record in records}
+    return [record for record in records if all(word in said[record.name] for word in words)]
+
+
+def by_kind(records: Sequence[OptimizationRecord]) -> dict[str, list[OptimizationRecord]]:
+    """Kind -> its optimizations, in the order of the catalogue's folders."""
+    found: dict[str, list[OptimizationRecord]] = {kind: [] for kind in KINDS}
+    for record in records:
+        found.setdefault(record.kind, []).append(record)
+    return {kind: some for kind, some in found.items() if some}
+
+
+def _by_kind(able: Sequence[OptimizationRecord], by_name: Mapping[str, Offer], folded: bool) -> None:
+    for kind, some in by_kind(able).items():
+        places = sum(len(by_name[record.name].sites) for record in some)
+        title = f"**{KINDS.get(kind, kind)}** :gray[{len(some)} · {show.plural(places, 'place')}]"
+        with st.expander(title, expanded=not folded):
+            for record in some:
+                with st.container(gap="xsmall"):
+                    _offer_card(record, by_name[record.name])
+
+
+def _offer_card(record: OptimizationRecord, offer: Offer) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(f"**{record.name}**")
+        st.badge(show.plural(len(offer.sites), "place"), color="blue")
+    st.caption(show.sentence(record.summary))
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
+        st.button("Add", key=f"add {record.name}", type="primary", on_click=_add, args=(record,))
+        where = {"on_click": take_places, "args": (record.name,), "help": "Where? Marks the places in the graph"}
+        st.button("", key=f"where {record.name}", icon=":material/pin_drop:", type="tertiary", **where)
+        with st.popover("", icon=":material/tune:", help="Settings", type="tertiary"):
+            settings.fields(record, offer.sites, f"set {record.name}")
+        lesson(record)
+        if offer.misses:
+            with st.popover(
+                "", icon=":material/block:", help=f"Why not elsewhere? {show.plural(len(offer.misses), 'near-miss')}", type="tertiary"
+            ):
+                show.misses(offer.misses, f"misses {record.name}")
+
+
+def _by_hand_card(record: OptimizationRecord) -> None:
+    """An optimization that acts on nodes of the reader's choice."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(f"**{record.name}**")
+        st.badge("you choose", color="violet")
+    st.caption(f"{show.sentence(record.summary)} Choose them in the picture: Ctrl+click, or the button in a node's details.")
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
+        with st.popover("", icon=":material/tune:", help="Type the names instead", type="tertiary"):
+            settings.fields(record, (), f"set {record.name}")
+            st.button("Add", key=f"add {record.name}", type="primary", on_click=_add, args=(record,))
+        lesson(record)
+
+
+def _idle_card(record: OptimizationRecord, offer: Offer | None, mode: str) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(f"**{record.name}**")
+        lesson(record)
+    if mode not in record.applies_to:
+        st.caption(f"Applies to {' and '.join(record.applies_to)} only; the mode is {mode}.")
+    else:
+        st.caption(show.sentence(record.summary))
+    if offer and offer.misses:
+        show.misses(offer.misses, f"misses {record.name}")
+
+
+def lesson(record: OptimizationRecord) -> None:
+    with st.popover("", icon=":material/school:", help="What it does and why: the lesson", type="tertiary"):
+        st.markdown(record.lesson)
+        claim = record.claim
+        st.caption(
+            f"Claim, per place: launches {claim.launches}, operations {claim.flops}, bytes moved {claim.bytes_moved}, "
+            f"peak memory {claim.peak_bytes}. Exactness: {record.exactness}."
+        )
+
+
+def _add(record: OptimizationRecord) -> None:
+    pipeline.append(settings.filled(record, f"set {record.name}"))
+
+
+def take_places(name: str) -> None:
+    st.session_state["places"] = name
