@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from graphs.outer_loops import row_by_row
 from graphs.rms_norm import rms_norm_backward
 
 SOURCE = re.compile(r"async_compile\.\w+\(.*?r?'''(.*?)'''", re.DOTALL)
@@ -72,7 +73,7 @@ def compiled(body: fx.GraphModule, like: Sequence[Tensor]) -> Call:
         fits = [_same_layout(node.meta["val"], value) for node, value in zip(body.graph.find_nodes(op="placeholder"), like, strict=True)]
         given = body if all(fits) else _laid_out(body, like)
         way, _ = _best(given)
-        with _lowering(given, way) as (graph, inputs):
+        with _lowering(given, way) as (graph, inputs), row_by_row():
             graph.run(*inputs)
             return graph.compile_to_module().call  # type: ignore[return-value]
 
@@ -189,12 +190,12 @@ OVER_ONE_DIM = {aten._softmax: 1, aten._log_softmax: 1, aten._softmax_backward_d
 
 
 def _generated(body: fx.GraphModule, way: _Way) -> Lowered:
-    with _lowering(body, way) as (graph, inputs):
+    with _lowering(body, way) as (graph, inputs), row_by_row() as outer:
         graph.run(*inputs)
         module = graph.codegen()[0].value
         nodes = [node for node in graph.scheduler.nodes if not _is_nothing(node)]
         sources = "\n\n".join(text.strip() for text in SOURCE.findall(module))
-        return Lowered(len(nodes), sources, module, tuple(tuple(sorted(_origins(node))) for node in nodes))
+        return Lowered(sum(map(outer.loops, nodes)), sources, module, tuple(tuple(sorted(_origins(node))) for node in nodes))
 
 
 def _is_nothing(node: Any) -> bool:

@@ -207,3 +207,13 @@ def test_one_operator_that_launches_several_kernels_becomes_one_that_launches_on
     step = fused(program).step
     assert (step.before.launches, step.after.launches) == (6, 1)
     assert step.verdict.kind in ("bitwise", "rounding")
+
+
+def test_a_launch_is_a_loop_that_really_stands_in_the_code() -> None:
+    """Rows of a norm, with what is computed once for each row, are one loop over rows; counted is what was generated."""
+    program = program_of(nn.LayerNorm(64), rows(32, 64))
+    changed = fused(program_of(Function(lambda x, y: nn.functional.layer_norm(x + y, (64,))), rows(32, 64), rows(32, 64))).program
+    kernel = next(node.target for node in changed.gm.graph.nodes if isinstance(node.target, Kernel))
+    source = kernel.lowered.source
+    assert kernel.launches == source.count("#pragma omp for") + source.count("#pragma omp single") == 1
+    assert greedy(program.gm).kernels() == []  # alone it is one kernel of ATen's already
