@@ -217,3 +217,18 @@ def test_a_launch_is_a_loop_that_really_stands_in_the_code() -> None:
     source = kernel.lowered.source
     assert kernel.launches == source.count("#pragma omp for") + source.count("#pragma omp single") == 1
     assert greedy(program.gm).kernels() == []  # alone it is one kernel of ATen's already
+
+
+def test_a_fill_that_a_kernel_takes_is_copied_for_what_shows_it_elsewhere() -> None:
+    def model(x: Tensor) -> tuple[Tensor, Tensor]:
+        places = torch.arange(8).view(1, 8)
+        return (x + places).exp() * (places @ places.t()), places.sum(-1)
+
+    step = fused(program_of(Function(model), rows(4, 8))).step
+    assert step.matches
+    assert step.verdict.kind in ("bitwise", "rounding")
+
+
+def test_a_tensor_made_in_the_shape_of_another_waits_for_it() -> None:
+    step = fused(program_of(Function(lambda x: torch.full_like(x.sin() @ x, 2.0) * x.sin() + 1), rows(8, 8))).step
+    assert step.verdict.kind in ("bitwise", "rounding")

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from optimizers.base import Example, Function, Match, Miss, Optimization
+from optimizers.base import Example, Function, Match, Miss, Optimization, value_of
 from optimizers.editing import call
 from optimizers.editing import part as result
 from optimizers.patterns.gradients import Backward, Gradients, NotWhole, erase, replace_terms
@@ -52,6 +52,8 @@ def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
             norm = read(root, numbers)
             if norm is None:
                 continue
+            if not value_of(root).numel():
+                raise NotWhole("It has no elements, so there is nothing to save.")
             found = _largest(norm, gradients)
         except NotWhole as reason:
             yield Miss(root, str(reason))

@@ -33,7 +33,7 @@ def _between(read: fx.Node, inside: set[fx.Node]) -> list[fx.Node]:
     node = read
     while node not in inside:
         if loop_of(node).kind == "fill":
-            return [*passed, node] if not node.all_input_nodes else []
+            return [*passed, node]
         if loop_of(node).kind != "view":
             return []
         passed.append(node)
@@ -45,7 +45,7 @@ def separated(nodes: Sequence[fx.Node]) -> list[fx.Node]:
     """The same, ready to be taken out: a view or fill inside that others read too is copied for the others."""
     whole = kernel_nodes(nodes)
     inside, computing = set(whole), set(nodes)
-    for node in whole:
+    for node in reversed(whole):  # what is copied for others may show what must be copied for it
         if node in computing or node.target is operator.getitem:
             continue
         others = [user for user in node.users if user not in inside]

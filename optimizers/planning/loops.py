@@ -88,8 +88,8 @@ def loop_of(node: fx.Node) -> Loop:
 
 def _loop(node: fx.Node, packet: Any) -> Loop:
     value = _first(node)
-    if packet in FILLS and not (packet is not aten.full_like and node.all_input_nodes):
-        return Loop("fill", value.numel())
+    if packet in FILLS:  # those that ask a tensor for its shape are loops over elements like any other
+        return Loop("pointwise" if node.all_input_nodes else "fill", value.numel())
     name = str(packet)
     if packet is aten._to_copy and value.dtype is torch.float16 and _operand(node).dtype in (torch.float32, torch.float64):
         return Loop("opaque", why="it rounds to float16, which a kernel that also reads the result would leave out")
