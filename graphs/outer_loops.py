@@ -1,8 +1,8 @@
 """Rows in one loop: Inductor's C++ for kernels that work row by row, and whether it really came out as one loop.
 
 Inductor's scheduler puts a reduction over rows and what reads it into one group with a common outer loop. Its code generator then takes the loops apart
-again where they do not step alike, and they do not where one of the group works on one number for each row: that one it makes a vector loop *over rows*.
-Inside of this context such loops step row by row, like the others; and groups that were taken apart all the same are known, so that they can be counted as the loops they are.
+again where they do not step alike, and they do not where one of the group works on one number for each row or reads little else: that one it makes a vector
+loop *over rows*. Inside of this context such loops step row by row, like the others; and groups that were taken apart all the same are known, so that they can be counted as the loops they are.
 """
 
 from __future__ import annotations
@@ -53,7 +53,11 @@ def row_by_row() -> Iterator[OuterLoops]:
     def selecting(self: Any, functions: Any, sizes: Any) -> Any:
         if seen.depth and all(not reduced and len(rows) <= seen.depth for rows, reduced in sizes):
             return [], [], cpp.KernelOpStats()
-        return select(self, functions, sizes)
+        factors, at, stats = select(self, functions, sizes)
+        if seen.depth and at and min(at) < seen.depth:  # vectors go along rows, not across them
+            innermost = max(len(rows) + len(reduced) for rows, reduced in sizes) - 1
+            return [factors[0]], [innermost], stats
+        return factors, at, stats
 
     group.merge_outer_fusion_kernels, scheduling.codegen_outer_loop_node, tiling.select_tiling = merging, generating, selecting  # type: ignore[method-assign]
     try:
