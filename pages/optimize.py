@@ -14,7 +14,7 @@ from graphs.record import GraphSnapshot
 from jobs.experiment import Experiment
 from jobs.record import CatalogueResult, Optimize, OptimizeResult
 from optimizers.record import MatchRecord, OptimizationRecord, StepRecord
-from pages.ui import choose, chosen, kernels, nodes, offers, pairs, pipeline, save, settings, show, state, work
+from pages.ui import choose, chosen, kernels, nodes, offers, pairs, pipeline, save, search, settings, show, state, work
 from pages.ui.graph_view import graph_view, wish
 from pages.ui.pipeline import chosen_step, go_to
 
@@ -140,6 +140,8 @@ def step_view(catalogue: CatalogueResult, found: OptimizeResult, words: str) -> 
         show.totals_table([("captured", found.graphs[0].totals)])
         return
     show.totals_table([("before", step.before), ("after", step.after)])
+    if step.search:
+        search.panel(index, step.search)
     matches(step)
     why = st.container()
     if step.misses and explained < 0:

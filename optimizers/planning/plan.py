@@ -49,12 +49,10 @@ class Plan:
         found = fit(left, right, one)
         if found and len(operands(left, right)) > MOST_OPERANDS:
             return Fit(why_not=f"together they would read more than {MOST_OPERANDS} tensors")
-        if found and self.path_around(left, right):
-            middle = self.path_around(left, right)
-            return Fit(
-                why_not=f"{middle} reads the one and is read by the other, so it must run between them",
-                way_out="Fuse what stands between too.",
-            )
+        middle = self.path_around(left, right) if found else ""
+        if middle:
+            reason = f"{middle} must run between them: it needs {one.producer.name}'s kernel, and {one.consumer.name}'s kernel needs it"
+            return Fit(why_not=reason, way_out="Fuse what stands between too.")
         return found
 
     def gains(self, one: Edge, found: Fit) -> Gain:

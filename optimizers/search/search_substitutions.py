@@ -147,7 +147,9 @@ OPTIMIZATION = Optimization(
     rewrite=rewrite,
     claim=Claim(launches="any", flops="any", bytes_moved="any", peak_bytes="any"),
     examples=(Example(_Sum, _three, matches=1, settings={"depth": "1", "width": "1"}),),
-    refusals=(Example(lambda: Function(lambda x, y: x @ y), lambda: _three()[:2], reason="No path", settings={"depth": "1", "width": "1"}),),
+    refusals=(
+        Example(lambda: Function(lambda x, y: x @ y), lambda: _three()[:2], reason="No path", settings={"depth": "1", "width": "1"}),
+    ),
     parameters=(
         Parameter("width", 6, 1, 64, "graphs kept at every length"),
         Parameter("depth", 6, 1, 12, "rewrites in a row"),

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from graphs.lifetimes import memory_curve
 from graphs.record import GraphSnapshot
+from optimizers.record import SearchRecord
 from pages.ui import show
 from profiler.record import Measurement
 
@@ -138,3 +139,28 @@ def _finish(figure: go.Figure, height: int, title: str) -> None:
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"},
         bargap=0.35,
     )
+
+
+def paths(found: SearchRecord) -> go.Figure:
+    """Predicted time after every step of a search's path, beside greedy's, both from the same start."""
+    figure = go.Figure()
+    for name, moves, tone in (("greedy", found.greedy, QUIET), ("found", found.found, LAST)):
+        times = [found.seconds, *(move.seconds for move in moves)]
+        labels = ["start", *(move.words for move in moves)]
+        figure.add_scatter(
+            x=list(range(len(times))),
+            y=[1e6 * seconds for seconds in times],
+            text=labels,
+            name=name,
+            mode="lines+markers",
+            line={"color": tone},
+            marker={"symbol": "x" if name == "greedy" else "circle", "size": 9},
+            hovertemplate="%{text}<br>%{y:.1f} µs<extra></extra>",
+        )
+    figure.update_layout(
+        title="Time after each step (predicted)",
+        xaxis={"title": "step", "dtick": 1},
+        yaxis={"title": "µs", "rangemode": "tozero"},
+        height=300,
+    )
+    return figure

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from jobs.experiment import StepWords
+from jobs.experiment import StepWords, parse_pipeline
 from pages.ui import state
 
 FUSE_NODES = "fuse-nodes"
@@ -75,3 +75,11 @@ def let_together(index: int, producer: str, consumer: str) -> None:
     step = state.current().pipeline[index]
     kept = [pair for pair in step.setting("apart").split("-") if sorted(pair.split(".")) != sorted((producer, consumer))]
     replace(index, step.with_setting("apart", "-".join(kept)))
+
+
+def take_apart(index: int, words: Sequence[str]) -> None:
+    """Puts several steps in the place of one."""
+    steps = state.current().pipeline
+    parts = parse_pipeline(",".join(words))
+    state.change(pipeline=(*steps[:index], *parts, *steps[index + 1 :]))
+    take_step(index)

@@ -1,0 +1,29 @@
+"""A search on the page: both paths, and the found one taken over step by step."""
+
+from __future__ import annotations
+
+from optimizers.record import Move, SearchRecord
+from pages.ui import charts
+from pages.ui.search import rows
+from tests.test_pages import click, opened, settle, words
+
+WORDS = "model=zoo/attention&seq=8&width=16&heads=2&pipeline=search-substitutions(depth=1,width=1)"
+
+
+def test_greedys_dead_end_stands_beside_the_found_path() -> None:
+    found = SearchRecord(5e-5, (), (Move("enlarge-convolution(only=a)", 6e-5), Move("merge-parallel-convolutions(only=b)", 4e-5)), 9)
+    assert [row["greedy"] for row in rows(found)] == ["stops", "stops"]
+    assert rows(found)[1]["found"] == "merge-parallel-convolutions(only=b) · 40.0 µs"
+    lines = {line.name: list(line.y) for line in charts.paths(found).data}
+    assert lines["found"] == [50.0, 60.0, 40.0]
+    assert lines["greedy"] == [50.0]
+
+
+def test_the_found_path_is_taken_over_as_ordinary_steps() -> None:
+    app = opened(WORDS, "optimize")
+    settle(app)
+    assert "search-substitutions" in words(app)
+    click(app, "take 0")
+    assert "search-substitutions" not in words(app)
+    assert "only%3D" in words(app) or "only=" in words(app)
+    assert not app.exception
