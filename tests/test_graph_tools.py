@@ -99,12 +99,13 @@ def test_find_walks_through_its_hits_and_neighbourhoods_light(page: Page, attent
     box.press("Shift+Enter")
     expect(page.locator(".stage[data-side=after] g.selected")).to_have_count(1)
     box.press("Escape")
-    run(page, "view.goTo(view.session.model.find('triu', 1))")
+    graph = attention.graphs[1]
+    start = next(node.name for node in graph.nodes if node.target.startswith("aten._scaled_dot_product"))
+    run(page, f"view.goTo(view.session.model.find('{start}', 1))")
     page.keyboard.press("d")
     expect(page.locator(".hits")).to_contain_text("depend on it")
     lit = run(page, "const { model, lit } = view.session; return [...lit].map((index) => model.name[index]);")
-    graph = attention.graphs[1]
-    below = {"triu"}
+    below = {start}
     for node in graph.nodes:
         if below & set(node.inputs) and node.op != "output":
             below.add(node.name)

@@ -94,7 +94,7 @@ def _two() -> tuple[Tensor, ...]:
 
 
 def _one_wide() -> tuple[Tensor]:
-    return (torch.randn(8, 16),)
+    return (torch.randn(32, 16),)
 
 
 def _square() -> tuple[Tensor]:

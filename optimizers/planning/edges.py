@@ -37,10 +37,17 @@ def edge(producer: fx.Node, consumer: fx.Node, read: fx.Node, views: tuple[fx.No
     """The edge over which `consumer` (whose loop is given) reads `read`, a view of what `producer` made."""
     made, seen = _made(producer, views), read.meta.get("val")
     size = value_bytes(made)
-    if not isinstance(made, Tensor) or not isinstance(seen, Tensor) or not loop.fusible or _jumps(consumer, read):
+    if not (isinstance(made, Tensor) and isinstance(seen, Tensor) and loop.fusible and _is_known(made) and _is_known(seen)) or _jumps(
+        consumer, read
+    ):
         return Edge(producer, consumer, "moved", 0, size, views)
     order, row = _order(made, seen, _domain(consumer, loop))
     return Edge(producer, consumer, order, row, size, views)
+
+
+def _is_known(value: Tensor) -> bool:
+    """Are its sizes, strides and place in memory numbers, and not symbols?"""
+    return all(isinstance(number, int) for number in (*value.shape, *value.stride(), value.storage_offset()))
 
 
 def source_of(read: fx.Node) -> tuple[fx.Node, tuple[fx.Node, ...]]:
