@@ -66,8 +66,9 @@ def test_work_on_weights_is_done_once_until_a_weight_changes() -> None:
     assert node.target.run(torch.zeros(2)).tolist() == [0.0, 0.0]
     value.add_(1)
     assert node.target.run(value).tolist() == [4.0, 4.0]
-    record = next(each for each in snapshot(changed).nodes if each.name == node.name) if node.meta.get("origin") else None
-    assert record is None or record.cost.launches == 0
+    node.meta["origin"] = weight.meta["origin"]
+    record = snapshot(changed).by_name()[node.name]
+    assert (record.cost.launches, record.role) == (0, "prepared")
 
 
 @pytest.mark.parametrize("zero", [0, 3])

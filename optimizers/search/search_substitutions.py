@@ -27,9 +27,8 @@ from torch import Tensor, fx, nn
 from graphs.errors import FxscopeError
 from graphs.program import Program
 from optimizers.base import Example, Function, Match, Miss, Optimization
-from optimizers.planning.profit import MACHINES
 from optimizers.record import Claim, Parameter, SearchRecord
-from optimizers.substitution.beam import Moves, Searched, search, seconds
+from optimizers.substitution.beam import Moves, Searched, search
 from optimizers.substitution.generate import saved_rules
 from optimizers.substitution.terms import variables
 
@@ -133,11 +132,6 @@ class _Sum(nn.Module):
 
 def _three() -> tuple[Tensor, ...]:
     return torch.randn(64, 64), torch.randn(64, 64), torch.randn(64, 64)
-
-
-def price_of(gm: fx.GraphModule, device: str) -> float:
-    """Predicted seconds, as the search counts them."""
-    return seconds(gm, MACHINES[device])
 
 
 OPTIMIZATION = Optimization(
