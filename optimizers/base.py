@@ -79,7 +79,9 @@ class Optimization:
         module = self.find.__module__
         lesson = inspect.cleandoc(sys.modules[module].__doc__ or "")
         kind = module.split(".")[-2]
-        return OptimizationRecord(self.name, kind, self.summary, lesson, self.claim, self.exactness, self.parameters, self.applies_to)
+        return OptimizationRecord(
+            self.name, kind, self.summary, lesson, self.claim, self.exactness, self.parameters, self.applies_to, self.explain is not None
+        )
 
 
 class Function(nn.Module):

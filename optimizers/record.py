@@ -50,6 +50,7 @@ class OptimizationRecord(msgspec.Struct, frozen=True):
         kind: cleanup, algebra, fusion, search or memory: the folder it lives in.
         lesson: the module's docstring, Markdown.
         applies_to: the modes (inference, training) in which it can have something to do.
+        explains: it has a reason for every pair of producer and consumer.
     """
 
     name: str
@@ -60,6 +61,7 @@ class OptimizationRecord(msgspec.Struct, frozen=True):
     exactness: Exactness
     parameters: tuple[Parameter, ...]
     applies_to: tuple[str, ...]
+    explains: bool = False
 
 
 class MatchRecord(msgspec.Struct, frozen=True):

@@ -28,7 +28,7 @@ from torch import Tensor, fx, nn
 
 from optimizers.base import Example, Match, Miss, Optimization, phase_of, value_of
 from optimizers.editing import behind_weights, between, call, move_readers_behind, part, prepare, weights_that_stand_still
-from optimizers.patterns.linear import RESHAPES, Product, depends_on_another, depths, read_bytes, read_product, value_numbers
+from optimizers.patterns.linear import RESHAPES, Product, depends_on_another, depths, numbers_past_views, read_bytes, read_product
 from optimizers.record import Claim
 
 aten = torch.ops.aten
@@ -38,7 +38,7 @@ SHARE = 4  # stacking may move one in so many of the bytes that the products mov
 def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
     """Groups of products of one shape that stand equally deep in the graph, so that none needs another."""
     still = weights_that_stand_still(gm)
-    depth, numbers = depths(gm), value_numbers(gm)
+    depth, numbers = depths(gm), numbers_past_views(gm)
     shapes: dict[Hashable, dict[int, list[Product]]] = defaultdict(lambda: defaultdict(list))
     for node in gm.graph.nodes:
         product = read_product(node)

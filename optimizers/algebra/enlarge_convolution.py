@@ -29,14 +29,14 @@ from torch import Tensor, fx, nn
 from optimizers.base import Example, Match, Miss, Optimization
 from optimizers.editing import is_kept, prepare, weights_that_stand_still
 from optimizers.patterns.convolution import Convolution, read_convolution
-from optimizers.patterns.linear import value_numbers
+from optimizers.patterns.linear import numbers_past_views
 from optimizers.record import Claim
 
 
 def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
     """Convolutions with a larger sibling."""
     still = weights_that_stand_still(gm)
-    numbers = value_numbers(gm)
+    numbers = numbers_past_views(gm)
     siblings: dict[Hashable, list[Convolution]] = defaultdict(list)
     for node in gm.graph.nodes:
         found = read_convolution(node)

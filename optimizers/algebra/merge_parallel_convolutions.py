@@ -27,14 +27,14 @@ from torch import Tensor, fx, nn
 from optimizers.base import Example, Match, Miss, Optimization, phase_of, value_of
 from optimizers.editing import between, forced_copies, move_readers_behind, prepare, split, weights_that_stand_still
 from optimizers.patterns.convolution import Convolution, read_convolution
-from optimizers.patterns.linear import concatenation, depends_on_another, read_bytes, value_numbers
+from optimizers.patterns.linear import concatenation, depends_on_another, numbers_past_views, read_bytes
 from optimizers.record import Claim
 
 
 def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
     """Groups of convolutions of one image."""
     still = weights_that_stand_still(gm)
-    numbers = value_numbers(gm)
+    numbers = numbers_past_views(gm)
     by_input: dict[Hashable, dict[Hashable, list[Convolution]]] = defaultdict(lambda: defaultdict(list))
     for node in gm.graph.nodes:
         found = read_convolution(node)

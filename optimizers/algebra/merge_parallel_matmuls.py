@@ -46,9 +46,9 @@ from optimizers.patterns.linear import (
     depends_on_another,
     depths,
     multiply,
+    numbers_past_views,
     read_bytes,
     read_product,
-    value_numbers,
 )
 from optimizers.record import Claim
 
@@ -60,7 +60,7 @@ def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
     """Groups of products that share the left operand, then of those that remain, the right one."""
     still = weights_that_stand_still(gm)
     taken: set[fx.Node] = set()
-    depth, numbers = depths(gm), value_numbers(gm)
+    depth, numbers = depths(gm), numbers_past_views(gm)
     for side in (LEFT, RIGHT):
         for group in _groups(gm, side, still, taken, numbers):
             for members in _independent(group, depth):

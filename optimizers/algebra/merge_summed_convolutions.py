@@ -25,7 +25,7 @@ from torch import Tensor, fx, nn
 from optimizers.base import Example, Match, Miss, Optimization, value_of
 from optimizers.editing import prepare, weights_that_stand_still
 from optimizers.patterns.convolution import Convolution, read_convolution
-from optimizers.patterns.linear import concatenation, read_bytes, value_numbers
+from optimizers.patterns.linear import concatenation, numbers_past_views, read_bytes
 from optimizers.record import Claim
 
 aten = torch.ops.aten
@@ -34,7 +34,7 @@ aten = torch.ops.aten
 def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
     """Additions of two convolutions."""
     still = weights_that_stand_still(gm)
-    numbers = value_numbers(gm)
+    numbers = numbers_past_views(gm)
     for node in gm.graph.nodes:
         pair = _pair(node)
         if pair is None:

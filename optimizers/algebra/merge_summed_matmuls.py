@@ -36,10 +36,10 @@ from optimizers.patterns.linear import (
     behind_views,
     concatenation,
     multiply,
+    numbers_past_views,
     read_bytes,
     read_product,
     reshaped,
-    value_numbers,
 )
 from optimizers.record import Claim
 
@@ -58,7 +58,7 @@ class Sum:
 def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
     """Trees of additions that hold at least two products of one shape."""
     still = weights_that_stand_still(gm)
-    numbers = value_numbers(gm)
+    numbers = numbers_past_views(gm)
     for node in gm.graph.nodes:
         if not _is_plain_add(node) or _is_inner(node):
             continue

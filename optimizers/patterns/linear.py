@@ -73,7 +73,7 @@ def permutation(node: fx.Node) -> tuple[int, ...]:
     return tuple(order)
 
 
-def value_numbers(gm: fx.GraphModule) -> dict[fx.Node, int]:
+def numbers_past_views(gm: fx.GraphModule) -> dict[fx.Node, int]:
     """One number for all nodes that hold the same values in the same shape, seen through views of one tensor."""
     known: dict[Hashable, int] = {}
     numbers: dict[fx.Node, int] = {}

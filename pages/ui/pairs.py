@@ -22,8 +22,8 @@ NUMBER = re.compile(r"\d[\d,]*")
 
 
 def explains(record: OptimizationRecord | None) -> bool:
-    """Has the optimization a word for every pair? Those have that can keep pairs apart."""
-    return record is not None and any(one.kind == "pairs" for one in record.parameters)
+    """Has the optimization a reason for every pair?"""
+    return record is not None and record.explains
 
 
 def known(words: str, step: int) -> tuple[PairRecord, ...] | None:
