@@ -5,12 +5,12 @@ from __future__ import annotations
 import streamlit as st
 
 from optimizers.record import Move, SearchRecord
-from pages.ui import charts, pipeline
+from pages.ui import charts, pipeline, show
 
 
 def panel(index: int, found: SearchRecord) -> None:
     """Both paths as curves of predicted time, and the found one as steps that can be taken over into the pipeline."""
-    with st.expander(f"The path: {len(found.found)} steps; greedy stops after {len(found.greedy)}", icon=":material/route:", expanded=True):
+    with st.expander(heading(found), icon=":material/route:", expanded=True):
         st.plotly_chart(charts.paths(found), key=f"paths {index}", config={"displaylogo": False})
         st.dataframe(rows(found), hide_index=True, key=f"moves {index}")
         st.caption(f"{found.priced:,} graphs were priced. Predicted for a machine of this class; measure to know.")
@@ -22,6 +22,13 @@ def panel(index: int, found: SearchRecord) -> None:
             on_click=pipeline.take_apart,
             args=(index, tuple(move.words for move in found.found)),
         )
+
+
+def heading(found: SearchRecord) -> str:
+    """How long the path is, and how far greedy came."""
+    steps = show.plural(len(found.found), "step")
+    greedy = "which greedy finds too" if found.greedy == found.found else f"greedy stops after {len(found.greedy)}"
+    return f"The path: {steps}, {greedy}"
 
 
 def rows(found: SearchRecord) -> list[dict[str, str | int]]:
