@@ -5,7 +5,7 @@ After a merged convolution or matmul each part goes through its own activation: 
 
 ## What changes
 f(x₁), f(x₂) of parts of x are parts of f(x), for every f that looks at one number at a time. One kernel takes the place of several, and
-the parts stay together for whoever wants them whole.
+the parts stay together for whoever wants them whole. Views between a part and its f stay with the part, behind f.
 
 ## When it does not apply
 When only some parts go through f, or through different f, as in a gated unit, where the gate alone is activated. When a part is also read
@@ -23,8 +23,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, fx
 
-from optimizers.base import Example, Function, Match, Miss, Optimization, is_random, phase_of, value_of
+from optimizers.base import Example, Function, Match, Miss, Optimization, phase_of, value_of
 from optimizers.editing import call, forced_copies, part
+from optimizers.patterns.followers import is_unary, past_views
 from optimizers.record import Claim
 
 aten = torch.ops.aten
@@ -36,33 +37,27 @@ def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
     for node in gm.graph.nodes:
         if node.target not in SPLITS:
             continue
-        readers = [user for piece in node.users for user in piece.users if _is_elementwise(user, piece)]
+        looked = [last for piece in node.users if len((last := past_views(piece)).users) == 1]
+        readers = [user for last in looked for user in last.users if is_unary(user, last)]
         if not readers:
             continue
-        reason = _why_not(node, readers)
+        reason = _why_not(node, looked, readers)
         if reason:
             yield Miss(readers[0], reason)
         else:
             yield Match(node, (node, *readers), note=f"{len(readers)} times {readers[0].target}")
 
 
-def _is_elementwise(user: fx.Node, piece: fx.Node) -> bool:
-    """Does it look at one number of the piece at a time, and at nothing else?"""
-    target = user.target
-    tagged = isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
-    return tagged and not is_random(user) and user.all_input_nodes == [piece] and isinstance(user.meta.get("val"), Tensor)
-
-
-def _why_not(node: fx.Node, readers: list[fx.Node]) -> str:
+def _why_not(node: fx.Node, looked: list[fx.Node], readers: list[fx.Node]) -> str:
     pieces = [user for user in node.users if user.target is operator.getitem]
-    if len(pieces) != len(node.meta["val"]) or len(pieces) < 2 or any(len(piece.users) != 1 for piece in pieces):
+    if len(pieces) != len(node.meta["val"]) or len(pieces) < 2 or len(looked) != len(pieces):
         return "A part is read more than once, or not at all."
     if len(readers) != len(pieces):
         return "Only some of the parts go through it."
     first = readers[0]
     if any(_what(reader) != _what(first) or phase_of(reader) != phase_of(first) for reader in readers):
         return "The parts go through different operators."
-    if any(forced_copies(reader, value_of(piece)) for reader, piece in zip(readers, pieces, strict=True)):
+    if any(forced_copies(reader, value_of(last)) for reader, last in zip(readers, looked, strict=True)):
         return "A reader could take its part of the result only with a copy."
     return ""
 
@@ -81,14 +76,20 @@ def rewrite(gm: fx.GraphModule, match: Match) -> None:
         done = call(gm, first.target, *args, **first.kwargs)
         parts = call(gm, old.target, done, *old.args[1:])
         made = [part(gm, parts, index) for index in range(len(parts.meta["val"]))]
+    for piece in [user for user in old.users if user.target is operator.getitem]:
+        piece.replace_all_uses_with(made[piece.args[1]])  # type: ignore[index, arg-type]
     for reader in match.nodes[1:]:
-        index: int = reader.all_input_nodes[0].args[1]  # type: ignore[assignment]
-        reader.replace_all_uses_with(made[index])
+        reader.replace_all_uses_with(reader.all_input_nodes[0])
 
 
 def _both(x: Tensor) -> Tensor:
     one, two = x.split([3, 5], -1)
     return torch.cat([torch.relu(two), torch.relu(one)], -1)
+
+
+def _viewed(x: Tensor) -> Tensor:
+    one, two = x.chunk(2, -1)
+    return torch.relu(two.view(2, 2, 4).transpose(0, 1)) + torch.relu(one.view(2, 2, 4))
 
 
 def _gated(x: Tensor) -> Tensor:
@@ -102,7 +103,10 @@ OPTIMIZATION = Optimization(
     find=find,
     rewrite=rewrite,
     claim=Claim(launches="lower", flops="same", bytes_moved="same", peak_bytes="any"),
-    examples=(Example(lambda: Function(_both), lambda: (torch.randn(4, 8),), matches=1),),
+    examples=(
+        Example(lambda: Function(_both), lambda: (torch.randn(4, 8),), matches=1),
+        Example(lambda: Function(_viewed), lambda: (torch.randn(4, 8),), matches=1),
+    ),
     refusals=(Example(lambda: Function(_gated), lambda: (torch.randn(4, 8),), reason="Only some"),),
     exactness="rounding",
 )

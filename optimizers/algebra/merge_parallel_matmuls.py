@@ -14,7 +14,8 @@ weights put together stand in memory beside the old ones as long as those are ke
 ## When it does not apply
 In training the weights change in every step, so putting them together is a copy in every step: 2·K·ΣN numbers, against (n − 1)·M·K that
 are no longer read. It pays for many rows only. Products of which one needs the other's result stay apart. Where a reader could not take its
-part without a copy, the copy is counted against the gain.
+part without a copy, the copy is counted against the gain. Products that different activations follow stay apart, since a kernel can do its product's
+activation at once (`fuse-matmul-epilogue`); the gate of a gated unit, which one loop multiplies with the other half, does not.
 
 ## Try it
 Llama with `seq=8`: three products of a layer's attention become one, and gate and up another. In training, make the batch larger until
@@ -39,6 +40,7 @@ from optimizers.editing import (
     split,
     weights_that_stand_still,
 )
+from optimizers.patterns.followers import activation_behind
 from optimizers.patterns.linear import (
     Product,
     arrangement,
@@ -63,9 +65,9 @@ def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
     depth, numbers = depths(gm), numbers_past_views(gm)
     for side in (LEFT, RIGHT):
         for group in _groups(gm, side, still, taken, numbers):
-            for members in _independent(group, depth):
+            for members in [alike for apart in _independent(group, depth) for alike in _by_what_follows(apart)]:
                 if len(members) < 2:
-                    yield Miss(members[0].node, f"{depends_on_another([one.node for one in group])} is computed from it.")
+                    yield Miss(members[0].node, _why_alone(members[0], group))
                     continue
                 reason = _why_not(_arranged(members, side), side, still)
                 if reason:
@@ -108,6 +110,22 @@ def _independent(group: Group, depth: dict[fx.Node, int]) -> list[Group]:
     for one in group:
         by_depth[depth[one.node]].append(one)
     return list(by_depth.values())
+
+
+def _by_what_follows(group: Group) -> list[Group]:
+    """Apart where different activations follow, or one here and none there: a kernel can do product and activation at once."""
+    nodes = [one.node for one in group]
+    alike: dict[Hashable, Group] = defaultdict(list)
+    for one in group:
+        alike[activation_behind(one.node, nodes)].append(one)
+    return list(alike.values())
+
+
+def _why_alone(product: Product, group: Group) -> str:
+    late = depends_on_another([one.node for one in group])
+    if late:
+        return f"{late} is computed from it."
+    return "Another activation follows it than follows the others, or none: each can be done in the kernel of its own product."
 
 
 def _arranged(group: Group, side: str) -> Group:
@@ -212,6 +230,18 @@ class _Gated(nn.Module):
         return self.gate(x).relu() * self.up(x)
 
 
+class _Experts(nn.Module):
+    """Two layers that an activation follows, and a gate that none does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.one, self.other = nn.Linear(32, 2), nn.Linear(32, 32), nn.Linear(32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.gate(x).unbind(-1)
+        return first.unsqueeze(-1) * self.one(x).relu().cumsum(0) + second.unsqueeze(-1) * self.other(x).relu().cumsum(0)
+
+
 def _rows(x: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     return x @ w, y @ w
 
@@ -234,6 +264,7 @@ OPTIMIZATION = Optimization(
     ),
     refusals=(
         Example(_Gated, lambda: (torch.randn(2, 8),), "training", reason="side by side"),
+        Example(_Experts, lambda: (torch.randn(2, 32),), reason="Another activation follows"),
         Example(lambda: Function(_again), lambda: (torch.randn(2, 8), torch.randn(8, 8)), reason="is computed from it"),
     ),
     exactness="rounding",
