@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from graphs.kernel_traffic import moved
 from graphs.sources.base import ModelSource
 from graphs.trace import mean_of_squares
 
@@ -115,44 +115,5 @@ def _counted(nodes: list[Any]) -> Scheduled:
     parts = [node for node in real if type(getattr(node, "node", None)).__name__ == "MultiOutput"]
     library = [node for node in real if isinstance(node, ExternKernelSchedulerNode) and node not in parts]
     own = sum(node.get_read_write_buffers_sizes() for node in real)
-    moved = sum(node.get_read_write_buffers_sizes() if isinstance(node, ExternKernelSchedulerNode) else _moved(node) for node in real)
-    return Scheduled(len(real) - len(parts), len(parts), moved, own, len(library))
-
-
-def _moved(node: Any) -> int:
-    """Bytes of a generated kernel: for every buffer that lives outside of it, all places it touches, each once."""
-    from torch._inductor.ir import NoneLayout
-    from torch._inductor.utils import get_dtype_size
-    from torch._inductor.virtualized import V
-
-    inside = list(node.get_nodes())
-    places: dict[str, dict[Any, int]] = {}
-    for each in inside:
-        loop = math.prod(V.graph.sizevars.optimization_hint(size, fallback=0) for group in each.get_ranges() for size in group)
-        for dep in [*each.read_writes.reads, *each.read_writes.writes]:
-            places.setdefault(dep.name, {})[_place(dep)] = loop
-    total = 0
-    for name, touched in places.items():
-        buffer: Any = V.graph.name_to_buffer.get(name) or V.graph.graph_inputs.get(name)
-        if buffer is None or isinstance(getattr(buffer, "layout", None), NoneLayout) or _stays_inside(node, name, inside):
-            continue
-        whole = math.prod(V.graph.sizevars.optimization_hint(size, fallback=0) for size in buffer.get_size())
-        total += get_dtype_size(buffer.get_dtype()) * min(whole, sum(touched.values()))
-    return total
-
-
-def _place(dep: Any) -> tuple[str, str]:
-    """Equal where two loops touch the same elements, however their variables are called."""
-    from torch._inductor.dependencies import MemoryDep
-
-    if not isinstance(dep, MemoryDep):
-        return "all of it", ""
-    same = dep.normalize()
-    return str(same.index), str(same.size)
-
-
-def _stays_inside(node: Any, name: str, inside: list[Any]) -> bool:
-    """Is the buffer made by this kernel and read by nothing else?"""
-    made = node.scheduler.name_to_buf.get(name)
-    written = {dep.name for each in inside for dep in each.read_writes.writes}
-    return made is not None and name in written and all(user.node in inside for user in made.users)
+    total = sum(node.get_read_write_buffers_sizes() if isinstance(node, ExternKernelSchedulerNode) else moved(node) for node in real)
+    return Scheduled(len(real) - len(parts), len(parts), total, own, len(library))

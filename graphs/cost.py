@@ -158,15 +158,17 @@ def _launches(node: fx.Node, packet: Any) -> int:
 
 
 def _of_region(node: fx.Node, region: Region) -> Cost:
-    """All operations of the body; of bytes, what it reads from outside and what others read of it. Prepared work is not done in a run."""
+    """All operations of the body; of bytes, what it reads from outside and what others read of it, and what its loops hand on. Prepared work is not done in a run."""
     if isinstance(region, Prepared):
         return Cost()
     inner = [cost(each) for each in region.inner]
+    read_again, written_between = region.beyond_one_loop
+    once = _once(node.args, [_read_by_body(read) for read in region.body.graph.find_nodes(op="placeholder")])  # type: ignore[arg-type]
     return Cost(
         flops=sum(each.flops for each in inner),
         matmul_flops=sum(each.matmul_flops for each in inner),
-        bytes_read=_once(node.args, [_read_by_body(read) for read in region.body.graph.find_nodes(op="placeholder")]),  # type: ignore[arg-type]
-        bytes_written=value_bytes(node.meta.get("val")),
+        bytes_read=once + read_again,
+        bytes_written=value_bytes(node.meta.get("val")) + written_between,
         launches=region.launches,
         known=all(each.known for each in inner),
     )

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from graphs.kernel_traffic import Traffic, beyond_one_loop
 from graphs.outer_loops import row_by_row
 from graphs.rms_norm import rms_norm_backward
 
@@ -38,12 +39,14 @@ class Lowered:
         source: the generated kernels alone.
         module: the whole generated Python module, kernels and the function that calls them.
         nests: for each kernel the names of the body's nodes that it computes.
+        beyond: bytes that several kernels move and one would not.
     """
 
     launches: int
     source: str
     module: str
     nests: tuple[tuple[str, ...], ...]
+    beyond: Traffic = Traffic()
 
 
 Call = Callable[[list[Tensor]], Sequence[Tensor]]
@@ -193,9 +196,10 @@ def _generated(body: fx.GraphModule, way: _Way) -> Lowered:
     with _lowering(body, way) as (graph, inputs), row_by_row() as outer:
         graph.run(*inputs)
         module = graph.codegen()[0].value
-        nodes = [node for node in graph.scheduler.nodes if not _is_nothing(node)]
+        loops = [loop for node in graph.scheduler.nodes if not _is_nothing(node) for loop in outer.loops(node)]
         sources = "\n\n".join(text.strip() for text in SOURCE.findall(module))
-        return Lowered(sum(map(outer.loops, nodes)), sources, module, tuple(tuple(sorted(_origins(node))) for node in nodes))
+        beyond = beyond_one_loop(loops, frozenset(graph.get_output_names()))
+        return Lowered(len(loops), sources, module, tuple(tuple(sorted(_origins(loop))) for loop in loops), beyond)
 
 
 def _is_nothing(node: Any) -> bool:

@@ -55,6 +55,11 @@ class Kernel(Region):
         """Kernels that run for one call."""
         return self.lowered.launches
 
+    @property
+    def beyond_one_loop(self) -> tuple[int, int]:
+        """Bytes (read, written) that its loops, where they are several, move and one loop would not."""
+        return self.lowered.beyond.read, self.lowered.beyond.written
+
     def run(self, *args: Tensor) -> Any:
         """Runs the compiled code, which is compiled now if it has not been for operands laid out like these."""
         layout = tuple((arg.stride(), tuple(arg.shape)) for arg in args)

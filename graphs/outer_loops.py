@@ -20,10 +20,10 @@ class OuterLoops:
         self.merged: set[int] = set()
         self.depth = 0
 
-    def loops(self, node: Any) -> int:
-        """How many loops a scheduler node came out as."""
+    def loops(self, node: Any) -> list[Any]:
+        """The loops that a scheduler node came out as."""
         outer = getattr(node, "get_outer_nodes", None)
-        return len(outer()) if outer is not None and id(node) not in self.merged else 1
+        return list(outer()) if outer is not None and id(node) not in self.merged else [node]
 
 
 @contextlib.contextmanager

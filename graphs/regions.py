@@ -55,6 +55,11 @@ class Region:
         return len(self.inner)
 
     @property
+    def beyond_one_loop(self) -> tuple[int, int]:
+        """Bytes (read, written) beyond operands once and results once."""
+        return 0, 0
+
+    @property
     def inner(self) -> list[fx.Node]:
         """The operators of the body, in order."""
         return [node for node in self.body.graph.nodes if node.op == "call_function"]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from graphs.capture import capture
+from graphs.kernels import Kernel
 from graphs.program import Program
 from graphs.regions import Prepared, Region, collapse, has_outside_path
 from graphs.snapshot import snapshot
@@ -79,3 +80,21 @@ def test_the_order_of_nodes_stays_an_order(zero: int) -> None:
     changed.gm.graph.lint()
     inputs = program.materialize()
     assert torch.equal(changed.run(inputs)[0], program.run(inputs)[0])  # type: ignore[arg-type]
+
+
+def test_bytes_of_a_kernel_of_two_loops_are_those_of_both() -> None:
+    """The sum of everything is there only when the first loop is over, so x is read twice and the sum written and read."""
+    program = program_of(Function(lambda x: x / x.sum()), torch.randn(64, 32))
+    node = collapse(named(program.gm, "sum_1", "div"), lambda body: Kernel("sum·div", body))
+    record = snapshot(program).by_name()[node.name]
+    x, number = 64 * 32 * 4, 4
+    assert record.cost.launches == 2
+    assert (record.cost.bytes_read, record.cost.bytes_written) == (2 * x + number, x + number)
+
+
+def test_bytes_of_a_kernel_of_one_loop_are_operands_and_results() -> None:
+    program = program_of(Function(lambda x: x - x.mean(-1, keepdim=True)), torch.randn(64, 32))
+    node = collapse(named(program.gm, "mean", "sub"), lambda body: Kernel("mean·sub", body))
+    record = snapshot(program).by_name()[node.name]
+    assert record.cost.launches == 1
+    assert (record.cost.bytes_read, record.cost.bytes_written) == (64 * 32 * 4, 64 * 32 * 4)
