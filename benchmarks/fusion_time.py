@@ -23,6 +23,7 @@ from graphs.kernels import compile_ahead
 from graphs.program import Program
 from graphs.sources.base import ModelSource
 from graphs.sources.zoo import zoo_source
+from profiler.allocator import freed_memory_kept
 from profiler.measure import timed_rounds
 from profiler.statistics import ratio_interval
 
@@ -95,9 +96,10 @@ def timed(source: ModelSource, mode: str, budget_s: float = BUDGET_S) -> Timed:
         their_seconds = time.perf_counter() - start
         error = _difference(captured(), ours())
         runs = [captured, ours, theirs]
-        for run in runs * WARM_UPS:
-            run()
-        times = timed_rounds([_without_result(run) for run in runs], 0, budget_s)
+        with freed_memory_kept():
+            for run in runs * WARM_UPS:
+                run()
+            times = timed_rounds([_without_result(run) for run in runs], 0, budget_s)
     torch._dynamo.reset()
     medians = [float(each) for each in np.median(times, axis=0)]
     launches = found.before.launches, found.after.launches

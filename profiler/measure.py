@@ -2,7 +2,8 @@
 
 Every round runs each graph once, in random order, so that a machine that slows down slows all of them; graphs are
 compared round by round. What is timed is the code that fx generates from the graph, which frees each tensor after its
-last use, not fx's interpreter, whose overhead would drown small kernels. Python's garbage collector rests meanwhile.
+last use, not fx's interpreter, whose overhead would drown small kernels. Python's garbage collector rests meanwhile, and
+memory that is freed stays with the process (`allocator`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from graphs import collector
 from graphs.kernels import compile_ahead
 from graphs.program import Program
 from graphs.randomness import is_random
+from profiler.allocator import freed_memory_kept
 from profiler.devices import detect
 from profiler.peak import peak_bytes
 from profiler.record import Measurement, Timing
@@ -48,11 +50,11 @@ def measure(
     tell("making parameters and inputs", 0.0)
     inputs = shared_inputs(programs, seed)
     runs = [_run(program, values, seed) for program, values in zip(programs, inputs, strict=True)]
-    for index, run in enumerate(runs):
-        tell("warming up", 0.2 * index / len(runs))
-        _warm_up(run, budget_s / 10)
     gc.collect()
-    with collector.paused():
+    with freed_memory_kept(), collector.paused():
+        for index, run in enumerate(runs):
+            tell("warming up", 0.2 * index / len(runs))
+            _warm_up(run, budget_s / 10)
         times = timed_rounds(runs, seed, budget_s, lambda share: tell("measuring time", 0.2 + 0.6 * share))
     peaks = []
     for index, (program, values) in enumerate(zip(programs, inputs, strict=True)):
