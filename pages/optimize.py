@@ -140,8 +140,7 @@ def step_view(catalogue: CatalogueResult, found: OptimizeResult, words: str) -> 
         show.totals_table([("captured", found.graphs[0].totals)])
         return
     show.totals_table([("before", step.before), ("after", step.after)])
-    if step.search:
-        search.panel(index, step.search)
+    ends = search.panel(index, step.search) if step.search else None
     matches(step)
     why = st.container()
     if step.misses and explained < 0:
@@ -156,6 +155,9 @@ def step_view(catalogue: CatalogueResult, found: OptimizeResult, words: str) -> 
     if places and places.code:  # what the worker is asked for comes last: while it is at it, the rest is there
         with places.code, show.patient():
             kernels.panel(prefix, places.name, catalogue.device.kind.upper())
+    if ends and step.search:
+        with ends, show.patient():
+            search.ends(index, step.search, found.graphs)
     if explained >= 0:
         with why, show.patient():
             pairs.panel(prefix, explained, go_to)

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import msgspec
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
+from graphs.align import aligned
+from graphs.diff import diff
+from graphs.record import GraphSnapshot
+from jobs.experiment import parse_pipeline
+from jobs.record import Optimize, OptimizeResult
 from optimizers.record import Move, SearchRecord
-from pages.ui import charts, pipeline, show
+from pages.ui import charts, pipeline, show, state, work
+from pages.ui.graph_view import graph_view
+
+HEIGHT = 520
 
 
-def panel(index: int, found: SearchRecord) -> None:
-    """Both paths as curves of predicted time, and the found one as steps that can be taken over into the pipeline."""
+def panel(index: int, found: SearchRecord) -> DeltaGenerator | None:
+    """Both paths as curves of predicted time, and the found one as steps that can be taken over into the pipeline; gives the place for the
+    picture of both ends, where it is wanted."""
     with st.expander(heading(found), icon=":material/route:", expanded=True):
         st.plotly_chart(charts.paths(found), key=f"paths {index}", config={"displaylogo": False})
         st.dataframe(rows(found), hide_index=True, key=f"moves {index}")
@@ -22,6 +35,34 @@ def panel(index: int, found: SearchRecord) -> None:
             on_click=pipeline.take_apart,
             args=(index, tuple(move.words for move in found.found)),
         )
+        differ = found.greedy != found.found
+        return st.container() if differ and st.toggle("Draw greedy's end beside the found graph", key=f"ends {index}") else None
+
+
+def ends(index: int, found: SearchRecord, graphs: Sequence[GraphSnapshot]) -> None:
+    """Where greedy stops, and what the search found, side by side with what differs marked.
+
+    Args:
+        graphs: of the pipeline, the graph before this step at `index`.
+    """
+    stopped = graphs[index]
+    if found.greedy:
+        before = state.current().prefix(index)
+        moves = parse_pipeline(",".join(move.words for move in found.greedy))
+        words = msgspec.structs.replace(before, pipeline=(*before.pipeline, *moves)).words
+        stopped = work.answer(Optimize(words), f"greedy's end: {words}", OptimizeResult).graphs[-1]
+    reached = aligned(stopped, graphs[index + 1])
+    changed = diff(stopped, reached)
+    left, right = st.columns(2)
+    left.caption(f"Where greedy stops, after {show.plural(len(found.greedy), 'step')}: {_price(found.seconds, found.greedy)}")
+    right.caption(f"What the search found, after {show.plural(len(found.found), 'step')}: {_price(found.seconds, found.found)}")
+    graph_view([stopped, reached], f"ends {index} graph", steps=["greedy", "found"], diffs=[changed], height=HEIGHT)
+    show.legend(marks=True)
+    show.totals_table([("greedy", stopped.totals), ("found", graphs[index + 1].totals)])
+
+
+def _price(start: float, path: tuple[Move, ...]) -> str:
+    return f"{(path[-1].seconds if path else start) * 1e6:,.1f} µs predicted"
 
 
 def heading(found: SearchRecord) -> str:
