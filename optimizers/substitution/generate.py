@@ -7,6 +7,7 @@ rule joins every instance of its sides, and terms whose operands are joined are 
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable
@@ -52,6 +53,7 @@ class Rule:
         return f"{text(self.small)} = {text(self.large)}"
 
 
+@functools.cache
 def saved_rules() -> tuple[Rule, ...]:
     """The rules that `generate(3)` gave."""
     lines = [line for line in SAVED.read_text().splitlines() if line and not line.startswith("#")]
