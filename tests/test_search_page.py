@@ -5,7 +5,7 @@ from __future__ import annotations
 from optimizers.record import Move, SearchRecord
 from pages.ui import charts
 from pages.ui.search import heading, rows
-from tests.test_pages import click, opened, settle, words
+from tests.test_pages import click, opened, settle, texts, words
 
 WORDS = "model=zoo/attention&seq=8&width=16&heads=2&pipeline=search-substitutions(depth=1,width=1)"
 
@@ -29,3 +29,18 @@ def test_the_found_path_is_taken_over_as_ordinary_steps() -> None:
     assert "search-substitutions" not in words(app)
     assert "only%3D" in words(app) or "only=" in words(app)
     assert not app.exception
+
+
+def test_greedys_end_is_drawn_beside_the_found_graph() -> None:
+    app = opened("model=zoo/branches&pipeline=search-substitutions(depth=4,width=4)", "optimize")
+    app.toggle(key="ends 0").set_value(True)
+    settle(app)
+    assert "Where greedy stops, after 0 steps" in texts(app)
+    assert "What the search found, after 4 steps" in texts(app)
+    ends = next(table.value for table in app.dataframe if "greedy" in str(table.value.iloc[0, 0]))
+    assert [str(value).partition(" ")[0] for value in ends.iloc[:, 1]] == ["7", "4"]  # launches
+
+
+def test_a_path_that_greedy_finds_too_has_nothing_to_draw_beside() -> None:
+    app = opened(WORDS, "optimize")
+    assert not [toggle for toggle in app.toggle if toggle.key == "ends 0"]
