@@ -38,6 +38,8 @@ STEPS = (
     "fold-scale-into-convolution",
     "fold-scale-into-linear",
     "merge-parallel-matmuls",
+    "merge-summed-matmuls",
+    "merge-parallel-matmuls",
     "commute-split",
     "merge-common-subexpressions",
     "fuse-convolution-epilogue",

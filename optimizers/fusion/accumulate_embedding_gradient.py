@@ -11,7 +11,7 @@ meet there).
 
 ## When it does not apply
 Somebody else reads the rows' table, as when the embedding is not tied. Gradients divided by how often a word occurs (`scale_grad_by_freq`). The two in different precisions.
-A padding word's rows are left out by setting them to zero first. Rows that occur twice are added in no fixed order on a GPU, as in `embedding_dense_backward`.
+A padding word's rows are left out by setting them to zero first, which for a small table costs more than it saves. Rows that occur twice are added in no fixed order on a GPU, as in `embedding_dense_backward`.
 
 ## Try it
 GPT-2 in training: the peak falls by one table where it stands at the end of backward.
@@ -24,6 +24,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, fx, nn
 
+from graphs.cost import value_bytes
 from optimizers.base import Example, Match, Miss, Optimization, value_of
 from optimizers.editing import call
 from optimizers.record import Claim
@@ -58,7 +59,18 @@ def _why_not(table: fx.Node, total: fx.Node) -> str:
     whole, other = value_of(table), value_of(_other(table, total))
     if whole.shape != other.shape or whole.dtype != other.dtype:
         return "What it is added to has another shape or precision."
+    saved, spent = 2 * value_bytes(whole), _copies(table)
+    if spent >= saved:
+        return f"Leaving out padding, or putting rows in order, would move {spent:,} bytes; only {saved:,} are saved."
     return ""
+
+
+def _copies(table: fx.Node) -> int:
+    """Bytes of the operators that rows go through first: read and written each time."""
+    gradient, words, _, padding = table.args[:4]
+    rows, at = value_of(gradient), value_of(words)  # type: ignore[arg-type]
+    masks = 2 * value_bytes(rows) + value_bytes(at) + 2 * at.numel() if isinstance(padding, int) and padding >= 0 else 0
+    return masks + sum(2 * value_bytes(each) for each in (rows, at) if not each.is_contiguous())
 
 
 def _other(table: fx.Node, total: fx.Node) -> fx.Node:
@@ -115,7 +127,10 @@ OPTIMIZATION = Optimization(
         Example(_Tied, _tokens, "training", matches=1),
         Example(lambda: _Tied(padding=0), _tokens, "training", matches=1),
     ),
-    refusals=(Example(lambda: _Tied(by_frequency=True), _tokens, "training", reason="how often"),),
+    refusals=(
+        Example(lambda: _Tied(by_frequency=True), _tokens, "training", reason="how often"),
+        Example(lambda: _Tied(padding=0), lambda: (torch.randint(0, 32, (8, 8)),), "training", reason="only 2,048 are saved"),
+    ),
     applies_to=("training",),
     exactness="rounding",
 )
