@@ -37,11 +37,10 @@ PANEL = r"""
 #include <ATen/cpu/vec/vec.h>
 #include <cstring>
 
-// Some columns of a matrix's rows, side by side; zeros where the matrix has no column. In groups of `deep` rows, as the micro kernel takes them.
+// Some columns of a matrix's rows, side by side, in groups of `deep` rows, as the micro kernel takes them. What is beyond the last column goes nowhere.
 template <int64_t wide, int64_t deep, typename T>
 inline void copy_panel(const T* from, T* to, int64_t rows, int64_t columns, int64_t row_step, int64_t column_step) {
     constexpr int64_t tile = 16;
-    if (columns < wide) std::memset(to, 0, rows * wide * sizeof(T));
     if (deep == 1 && column_step == 1) {
         for (int64_t row = 0; row < rows; ++row) std::memcpy(to + row * wide, from + row * row_step, columns * sizeof(T));
     } else if (deep == 1 && row_step == 1) {
