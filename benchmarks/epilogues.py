@@ -4,6 +4,9 @@
 
 For each network: launches, the time of the graph as captured, and the time with its batch norms folded, and then with the epilogues fused,
 as a share of it (median of rounds in random order, and the interval of that median). MobileNetV2 is here since the zoo has none.
+
+Below that, products with what follows them (`--only template` for these alone): the time of one generated kernel as a share of that of the
+library's matmul and a fused loop behind it.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from graphs.capture import capture
 from graphs.snapshot import snapshot
 from graphs.sources.base import ModelSource
 from graphs.sources.zoo import zoo_source
+from optimizers.base import Function
 from optimizers.pipeline import apply
 from profiler.measure import measure
 
@@ -101,6 +105,45 @@ def report(name: str, source: ModelSource, seconds: float) -> None:
         print(f"{name:24} {label:28} {count:4} launches {timing.median_ms:9.1f} ms  {ratio:5.2f} ({low:.2f}-{high:.2f})", flush=True)
 
 
+def relu_of_sum(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    return torch.relu(a @ b + c)
+
+
+def widened(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor) -> Tensor:
+    return nn.functional.gelu(nn.functional.linear(x, weight, bias)) + other
+
+
+def scores(query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
+    return query @ key.transpose(1, 2) * 0.125 + mask
+
+
+PRODUCTS: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = {
+    "relu(a @ b + c), 128": (relu_of_sum, ((128, 128),) * 3),
+    "relu(a @ b + c), 512": (relu_of_sum, ((512, 512),) * 3),
+    "relu(a @ b + c), 1024": (relu_of_sum, ((1024, 1024),) * 3),
+    "gelu(linear) + r, 256 rows": (widened, ((256, 768), (3072, 768), (3072,), (256, 3072))),
+    "gelu(linear) + r, 1 row": (widened, ((1, 768), (3072, 768), (3072,), (1, 3072))),
+    "scores, 24 × 128 × 64": (scores, ((24, 128, 64), (24, 128, 64), (128, 128))),
+}
+
+
+def compare(name: str, dtype: torch.dtype, seconds: float) -> None:
+    """One line: the generated kernel beside the library's matmul and the loop behind it."""
+    function, shapes = PRODUCTS[name]
+    source = ModelSource(name, lambda: Function(function), lambda: tuple(torch.randn(shape).to(dtype) for shape in shapes), None, ())
+    program = capture(source, "inference", "cpu").program
+    graph = snapshot(program)
+    stages = [apply(program, graph, step, {}) for step in ("fuse-loops", "generate-matmul-kernel")]
+    measured = measure([stage.program for stage in stages], ["library and loop", "template"], budget_s=seconds)
+    library, template = (timing.median_ms for timing in measured.timings)
+    (low, high), launches = measured.ratio_intervals[1], [stage.snapshot.totals.launches for stage in stages]
+    print(
+        f"{name:28} {str(dtype).removeprefix('torch.'):9} {launches[0]} -> {launches[1]} launches  library and loop {library:8.3f} ms"
+        f"  template {template:8.3f} ms  {measured.ratios[1]:5.2f} ({low:.2f}-{high:.2f})",
+        flush=True,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
@@ -111,6 +154,9 @@ def main() -> None:
     for name, source in NETWORKS.items():
         if given.only in name:
             report(name, source(), given.seconds)
+    for name in PRODUCTS if given.only in ("", "template") else ():
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            compare(name, dtype, given.seconds / 4)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from graphs.kernel_traffic import Traffic, beyond_one_loop
 from graphs.outer_loops import row_by_row
+from graphs.products import DECOMPOSITIONS, has_product
 from graphs.rms_norm import rms_norm_backward
 
 SOURCE = re.compile(r"async_compile\.\w+\(.*?r?'''(.*?)'''", re.DOTALL)
@@ -139,8 +140,13 @@ def _laid_out(body: fx.GraphModule, like: Sequence[Tensor]) -> fx.GraphModule:
 def _best(body: fx.GraphModule) -> tuple[_Way, Lowered]:
     best: tuple[_Way, Lowered] | None = None
     for way in _ways(body):
-        found = _generated(body, way)
-        if best is None or found.launches < best[1].launches:
+        try:
+            found = _generated(body, way)
+        except Exception:
+            if not way.template:
+                raise
+            continue  # what the template cannot do, a library can
+        if best is None or (found.launches, way.template) < (best[1].launches, best[0].template):
             best = way, found
         if best[1].launches == 1:
             break
@@ -150,10 +156,12 @@ def _best(body: fx.GraphModule) -> tuple[_Way, Lowered]:
 
 @dataclass(frozen=True)
 class _Way:
-    """How loops are merged: as Inductor does (None), or never across these inner sizes (empty: only where nothing is between)."""
+    """How loops are merged: as Inductor does (None), or never across these inner sizes (empty: only where nothing is between); and
+    whether matmuls are generated too, or called."""
 
     cuts: frozenset[int] | None
     unrolled: bool = False
+    template: bool = False
 
     def allows(self, inner: int) -> bool:
         return self.cuts is None or (bool(self.cuts) and inner not in self.cuts)
@@ -163,6 +171,8 @@ def _ways(body: fx.GraphModule) -> list[_Way]:
     """Merged but where reductions cut, as Inductor does, and not merged at all."""
     cuts = frozenset(_reduction_cuts(body))
     ways = [*([_Way(cuts)] if cuts else []), _Way(None), _Way(frozenset())]
+    if has_product(body):
+        ways.insert(0, _Way(None, template=True))
     return [*ways, *(_Way(way.cuts, True) for way in ways if _has_small_rows(body))]
 
 
@@ -231,7 +241,7 @@ def _lowering(body: fx.GraphModule, way: _Way) -> Iterator[tuple[Any, list[Tenso
     mode = FakeTensorMode()
     with mode:
         inputs = [_empty_like(node.meta["val"]) for node in body.graph.find_nodes(op="placeholder")]
-        gm = _decomposed(body, inputs)
+        gm = _decomposed(body, inputs, way)
     output = gm.graph.output_node()
     output.meta["user_visible_output_idxs"] = list(range(len(output.args[0])))  # type: ignore[arg-type]
     record_original_output_strides(gm)
@@ -249,6 +259,7 @@ def _lowering(body: fx.GraphModule, way: _Way) -> Iterator[tuple[Any, list[Tenso
     with (
         config.patch(settings),
         _loops(way),
+        _templates() if way.template else contextlib.nullcontext(),
         V.set_debug_handler(DebugContext()),
         V.set_fake_mode(mode),
         V.set_graph_handler(graph),
@@ -257,11 +268,17 @@ def _lowering(body: fx.GraphModule, way: _Way) -> Iterator[tuple[Any, list[Tenso
         yield graph, inputs
 
 
+def _templates() -> contextlib.AbstractContextManager[None]:
+    from graphs.matmul_template import templates
+
+    return templates()
+
+
 def _empty_like(value: Tensor) -> Tensor:
     return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
 
 
-def _decomposed(body: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule:
+def _decomposed(body: fx.GraphModule, inputs: Sequence[Tensor], way: _Way) -> fx.GraphModule:
     """The body in Inductor's operators; each node knows which node of the body it computes."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -271,8 +288,9 @@ def _decomposed(body: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModul
         value = interpreter.run(*args)
         return tuple(value) if isinstance(value, tuple | list) else (value,)
 
+    table = _table() | DECOMPOSITIONS if way.template else _table()
     with torch.no_grad():
-        gm = make_fx(run, decomposition_table=_table())(*inputs)
+        gm = make_fx(run, decomposition_table=table)(*inputs)
     made: list[str] = interpreter.made
     computing = [node for node in gm.graph.nodes if node.op == "call_function"]
     for node, name in zip(computing, made[-len(computing) :] if computing else [], strict=False):

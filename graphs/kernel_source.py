@@ -69,12 +69,14 @@ def _marking(marks: _Marks) -> Iterator[None]:
     """Makes Inductor mark the lines that it writes."""
     from torch._inductor import ir, loop_body
     from torch._inductor.codegen.common import CSE
+    from torch._inductor.codegen.cpp_micro_gemm import CppMicroGemm
     from torch._inductor.utils import IndentedBuffer
 
     with (
         patch.object(ir.Loops, "__post_init__", _noting(marks, ir.IRNode.__post_init__), create=True),
         patch.object(loop_body.LightTracer, "create_node", _tracing(marks, TracerBase.create_node), create=True),
         patch.object(loop_body.InterpreterShim, "run_node", _running(marks, loop_body.InterpreterShim.run_node)),
+        patch.object(CppMicroGemm, "codegen_call", _multiplying(marks, CppMicroGemm.codegen_call)),
         patch.object(IndentedBuffer, "writeline", _writing(marks, IndentedBuffer.writeline)),
         patch.object(CSE, "generate", _generating(marks, CSE.generate)),
         patch.object(CSE, "put", lambda cse, key, value, kept=CSE.put: kept(cse, MARK.sub("", key), value)),
@@ -131,6 +133,16 @@ def _running(marks: _Marks, original: Callable[..., Any]) -> Callable[..., Any]:
             return original(shim, n)
 
     return run_node
+
+
+def _multiplying(marks: _Marks, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Calls of a template's micro kernel are the product's."""
+
+    def codegen_call(micro_kernel: Any, *args: Any, **kwargs: Any) -> str:
+        with marks.asked_by(getattr(micro_kernel, "body_node", "")):
+            return original(micro_kernel, *args, **kwargs)
+
+    return codegen_call
 
 
 def _writing(marks: _Marks, original: Callable[..., Any]) -> Callable[..., Any]:

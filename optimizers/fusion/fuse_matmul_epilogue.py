@@ -13,7 +13,7 @@ in every step, they are read as they are.
 ## When it does not apply
 Somebody else reads the value in between: backward needs what GELU and SiLU were applied to, but for ReLU only its result, so
 `linear → relu` fuses in training and `linear → gelu` does not. The CPU kernel does one activation, or one sum, difference or product
-with a tensor of the same size, not both. oneDNN has no float64. Sums are taken in another order, so results differ by rounding; and
+with a tensor of the same size, not both (*generate-matmul-kernel* does). oneDNN has no float64. Sums are taken in another order, so results differ by rounding; and
 where PyTorch's ReLU, clamps and hard sigmoid give NaN for NaN, oneDNN's give a number, so a model that is broken already may look healthy.
 
 ## Try it

@@ -1,7 +1,7 @@
 """Fuse nodes: one kernel for the nodes that you choose.
 
 ## Why it is slow
-You may see a fusion that no planner makes: two heads that read the same tensor, a chain across a matmul, work that is worth doing twice.
+You may see a fusion that no planner makes: two heads that read the same tensor, one matmul with what follows it, work that is worth doing twice.
 
 ## What changes
 Name the nodes (`nodes=add.mul.relu`, as they are called in the picture). They become one node with their graph as its body, which Inductor
@@ -12,7 +12,8 @@ When a path leads from one of them through a node that is not chosen back to ano
 kernel. When Inductor would still launch as many kernels as before, nothing was fused, and it says so.
 
 ## Try it
-Choose a matmul and the activation behind it: on a CPU the matmul stays a library call of its own, so no launch is saved.
+Choose a matmul and the activation behind it: the matmul is generated too, and the activation runs on its tiles. Then choose a matmul and
+the softmax behind it: a softmax needs whole rows, and the matmul stays a library call of its own.
 """
 
 from __future__ import annotations
@@ -71,6 +72,10 @@ def _around(x: Tensor) -> Tensor:
     return torch.relu(x @ x) * (x + 1)
 
 
+def _weighted(x: Tensor) -> Tensor:
+    return (x @ x).softmax(-1)
+
+
 def _one() -> tuple[Tensor]:
     return (torch.randn(8, 8),)
 
@@ -81,12 +86,15 @@ OPTIMIZATION = Optimization(
     find=find,
     rewrite=rewrite,
     claim=Claim(launches="lower", flops="same", bytes_moved="lower", peak_bytes="any"),
-    examples=(Example(lambda: Function(_chain), _one, matches=1, settings={"nodes": "mul.relu"}),),
+    examples=(
+        Example(lambda: Function(_chain), _one, matches=1, settings={"nodes": "mul.relu"}),
+        Example(lambda: Function(_around), _one, matches=1, settings={"nodes": "mm.relu"}),
+    ),
     refusals=(
         Example(
             lambda: Function(lambda x: (x.sin() @ x).cos() + x.sin()), _one, reason="you did not choose", settings={"nodes": "sin.cos"}
         ),
-        Example(lambda: Function(_around), _one, reason="as they stand", settings={"nodes": "mm.relu"}),
+        Example(lambda: Function(_weighted), _one, reason="as they stand", settings={"nodes": "mm._softmax"}),
         Example(lambda: Function(_chain), _one, reason="two operators or more", settings={"nodes": "mul"}),
     ),
     parameters=(Parameter("nodes", 0, 0, 0, "names of the nodes, joined by dots", "nodes"),),
