@@ -194,8 +194,9 @@ def _as_function(plan: Plan, factors: Sequence[fx.Node], used: list[fx.Node]) ->
     if plan.left is None or plan.right is None:
         used.append(factors[plan.factor])
         return lambda *values: values[0]
+    before = len(used)
     one = _as_function(plan.left, factors, used)
-    count = len(used)
+    count = len(used) - before
     two = _as_function(plan.right, factors, used)
     return lambda *values: (one(*values[:count]).double() @ two(*values[count:]).double()).to(values[0].dtype)
 

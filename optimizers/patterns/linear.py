@@ -6,6 +6,7 @@ A product is `mm`, `addmm` with a plain bias, or `bmm`. The same tensor reaches 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 
@@ -159,6 +160,20 @@ def through_permutes(node: fx.Node) -> tuple[fx.Node, tuple[int, ...]]:
     return node, order
 
 
+def repeated_dims(values: Sequence[Tensor], axis: int) -> list[int]:
+    """Dimensions, but the axis, along which each of the tensors is one slice read many times."""
+    return [dim for dim in range(values[0].dim()) if dim != axis and all(value.stride(dim) == 0 < value.shape[dim] for value in values)]
+
+
+def side_by_side(values: Sequence[Tensor], axis: int) -> Tensor:
+    """The tensors put together along an axis; what all of them repeat is stored once."""
+    short = list(values)
+    for dim in repeated_dims(values, axis):
+        short = [value.narrow(dim, 0, 1) for value in short]
+    whole = torch.cat(short, axis)
+    return whole.expand([-1 if at == axis else size for at, size in enumerate(values[0].shape)])
+
+
 @dataclass(frozen=True)
 class Concatenation:
     """Operands side by side along `dim`, as a tensor that exists already, or weights put together once, or a copy in every run.
@@ -175,8 +190,16 @@ class Concatenation:
 
     @property
     def bytes(self) -> int:
-        """Bytes that a run moves for it: read once, written once."""
-        return 0 if self.constant or self.existing else 2 * sum(map(read_bytes, self.roots))
+        """Bytes that a run moves for it: read once, written once; and what its reader reads more of it than of the operands, which may repeat
+        one row many times."""
+        if self.existing:
+            return 0
+        whole = sum(value_of(root).numel() * value_of(root).element_size() for root in self.roots)
+        read = sum(map(read_bytes, self.roots))
+        if self.constant:
+            repeated = repeated_dims([value_of(root) for root in self.roots], self.axis)
+            return whole // math.prod(value_of(self.roots[0]).shape[dim] for dim in repeated) - read
+        return read + whole + (whole - read)
 
     @property
     def launches(self) -> int:
@@ -194,7 +217,7 @@ class Concatenation:
         if self.existing:
             whole = self.existing
         elif self.constant:
-            whole = prepare(gm, f"{len(self.roots)} weights side by side", lambda *parts: torch.cat(parts, self.axis), *self.roots)
+            whole = prepare(gm, f"{len(self.roots)} weights side by side", lambda *parts: side_by_side(parts, self.axis), *self.roots)
         else:
             whole = call(gm, aten.cat.default, list(self.roots), self.axis)
         if self.order == tuple(range(len(self.order))):
