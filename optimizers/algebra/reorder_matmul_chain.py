@@ -27,7 +27,8 @@ from torch import Tensor, fx, nn
 
 from optimizers.base import Example, Function, Match, Miss, Optimization, phase_of, value_of
 from optimizers.editing import prepare, weights_that_stand_still
-from optimizers.patterns.linear import PRODUCTS, RESHAPES, behind_views, multiply, read_product
+from optimizers.patterns.linear import PRODUCTS, behind_views, multiply, read_product
+from optimizers.patterns.views import RESHAPES
 from optimizers.record import Claim
 
 LIMIT = 64  # factors: the program takes the cube of that
