@@ -6,6 +6,7 @@ each operator which graphs it holds, what each placeholder of them stands for, a
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -87,6 +88,16 @@ def bodies(node: fx.Node) -> tuple[Body, ...]:
         case _ if kind in FLEX:
             return _of_attention(node, kind)
     return _of_any(node)
+
+
+def copied(gm: fx.GraphModule) -> fx.GraphModule:
+    """A graph of its own with the same nodes, names and notes; constants and the graphs that it holds are shared."""
+    graph, values = fx.Graph(), dict[fx.Node, fx.Node]()
+    output = graph.output(graph.graph_copy(gm.graph, values))  # type: ignore[arg-type]
+    for old, new in [*values.items(), (gm.graph.output_node(), output)]:
+        new.meta = copy.copy(old.meta)
+        new.name = old.name
+    return fx.GraphModule(gm, graph)
 
 
 def all_graphs(gm: fx.GraphModule) -> Iterator[fx.GraphModule]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx
 
+from graphs.bodies import copied
 from graphs.kernels import compile_ahead
 
 
@@ -61,21 +61,7 @@ class Program:
 
     def clone(self) -> Program:
         """A copy with a graph of its own; parameters live outside the graph and constants are shared."""
-        gm = fx.GraphModule(self.gm, fx.Graph())
-        values: dict[fx.Node, fx.Node] = {}
-        output = gm.graph.graph_copy(self.gm.graph, values)
-        gm.graph.output(output)
-        for old, new in values.items():
-            new.meta = copy.copy(old.meta)
-            new.name = old.name
-        gm.graph.output_node().meta = copy.copy(self.gm.graph.output_node().meta)
-        for name, body in self.gm.named_children():  # bodies of operators, which no step rewrites
-            gm.add_module(name, body)
-        for name, value in self.gm.__dict__.get("_buffers", {}).items():
-            if name not in gm._buffers:
-                gm.register_buffer(name, value)
-        gm.recompile()
-        return Program(gm, self.inputs, self.outputs, self.tensors, self.mode, self.device)
+        return Program(copied(self.gm), self.inputs, self.outputs, self.tensors, self.mode, self.device)
 
     def input_bytes(self) -> int:
         """Bytes of parameters, buffers and inputs: what must be allocated before the graph can run."""

@@ -15,7 +15,8 @@ aten = torch.ops.aten
 
 @torch.library.custom_op("fxscope::rms_norm", mutates_args=())
 def rms_norm(x: Tensor, shape: list[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
-    """y = x / √(mean(x²) + eps) · weight, the mean over the last dimensions, of sizes `shape`; of x's shape and dtype."""
+    """y = x / √(mean(x²) + eps) · weight, the mean over the last dimensions, of sizes `shape`; of x's shape and dtype, in row-major
+    order whatever x's is."""
     return functional.rms_norm(x, shape, weight, eps)
 
 
@@ -23,6 +24,10 @@ def rms_norm(x: Tensor, shape: list[int], weight: Tensor | None = None, eps: flo
 def rms_norm_backward(grad: Tensor, x: Tensor, shape: list[int], weight: Tensor | None, eps: float | None) -> tuple[Tensor, Tensor]:
     """Gradients of x and of the weight (empty where there is none). With n = x·r and r = 1/√(mean(x²) + eps):
     dx = r · (g·w − n · mean(g·w·n)); dw = Σ g·n over the leading dimensions."""
+    return _gradients(grad, x, shape, weight, eps)
+
+
+def _gradients(grad: Tensor, x: Tensor, shape: list[int], weight: Tensor | None, eps: float | None) -> tuple[Tensor, Tensor]:
     wide = torch.promote_types(x.dtype, torch.float32)
     over = tuple(range(-len(shape), 0))
     values, upper = x.to(wide), grad.to(wide)
@@ -39,19 +44,20 @@ def rms_norm_backward(grad: Tensor, x: Tensor, shape: list[int], weight: Tensor 
 
 @rms_norm.register_fake
 def _(x: Tensor, shape: list[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
-    return torch.empty_like(x)
+    return x.new_empty(x.shape)
 
 
 @rms_norm_backward.register_fake
 def _(grad: Tensor, x: Tensor, shape: list[int], weight: Tensor | None, eps: float | None) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(weight) if weight is not None else x.new_empty(0)
+    return _gradients(grad, x, shape, weight, eps)  # its order in memory depends on that of both
 
 
 def launches(x: Tensor, weight: Tensor | None, backward: bool) -> int:
-    """Operators that a CPU runs for one call: five for the norm and nine for the gradient of x, more for the weight and for casts to float32 and back."""
+    """Operators that a CPU runs for one call: five for the norm and nine for the gradient of x, more for the weight, for casts to float32 and back, and for a copy
+    into row-major order."""
     narrow = x.dtype in (torch.float16, torch.bfloat16)
     if not backward:
-        return 5 + (weight is not None) + 2 * narrow
+        return 5 + (weight is not None) + 2 * narrow + (not torch.empty_like(x).is_contiguous())
     return 9 + 3 * narrow + (weight is not None) * (3 + narrow)
 
 

@@ -200,3 +200,48 @@ def test_a_product_that_needs_another_is_never_merged_with_it() -> None:
     done = applied(program, graph, "merge-parallel-matmuls")[0]
     assert done.step.matches
     assert any("is computed from it" in miss.reason for miss in done.step.misses)
+
+
+def test_weights_that_a_batch_repeats_are_put_side_by_side_once() -> None:
+    """A batched product reads one expanded weight for all of the batch; so must the merged one."""
+
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.key, self.value = nn.Linear(8, 8, bias=False), nn.Linear(8, 6, bias=False)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.key(x), self.value(x)
+
+    program, graph = captured(Heads(), torch.randn(2, 8, 2).mT)
+    assert "aten.bmm.default" in {node.target for node in graph.nodes}
+    (done,) = applied(program, graph, "merge-parallel-matmuls")
+    assert len(done.step.matches) == 1
+    assert graph.totals.bytes_moved - done.snapshot.totals.bytes_moved == 2 * 2 * 8 * 4  # the input, once less
+    (weights,) = [node for node in done.snapshot.nodes if node.role == "prepared"]
+    assert (weights.shape, weights.strides) == ((2, 8, 14), (0, 14, 1))
+
+
+def test_a_copy_of_operands_that_a_batch_repeats_is_counted_whole() -> None:
+    def merged(x: Tensor, one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.bmm(x, one.expand(4, -1, -1)), torch.bmm(x, two.expand(4, -1, -1))
+
+    program, graph = captured(Function(merged), torch.randn(4, 20, 8), torch.randn(8, 8), torch.randn(8, 8))
+    (done,) = applied(program, graph, "merge-parallel-matmuls")
+    assert not done.step.matches
+    assert any("side by side" in miss.reason for miss in done.step.misses)
+
+
+def test_one_weight_three_times_in_a_chain() -> None:
+    class Chain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.weight @ self.weight.t() @ self.weight
+
+    program, graph = captured(Chain(), torch.randn(1, 4))
+    (done,) = applied(program, graph, "reorder-matmul-chain")
+    assert len(done.step.matches) == 1
+    assert done.snapshot.totals.launches == 1

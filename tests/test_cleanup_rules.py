@@ -18,7 +18,7 @@ from graphs.regions import Prepared, region_of
 from graphs.snapshot import snapshot
 from optimizers.base import Example, Function, Match, Miss
 from optimizers.catalog import catalog
-from optimizers.patterns.value_numbers import ValueNumbers
+from optimizers.patterns.numbering import Numbering
 from optimizers.pipeline import Applied, apply
 from optimizers.verify import Judge
 from tests import small_models as small
@@ -254,8 +254,8 @@ def test_value_numbers_pass_through_dead_and_random_nodes() -> None:
         return torch.rand_like(x) + torch.rand_like(x) + x.sin() * x.sin()
 
     program = program_of(model, torch.randn(4))
-    numbers = ValueNumbers(program.gm.graph)
-    by_name = {node.name: number for node, number in numbers.of.items()}
+    numbers = Numbering(program.gm.graph)
+    by_name = {node.name: number for node, number in numbers.number.items()}
     assert by_name["rand_like"] != by_name["rand_like_1"]
     assert by_name["sin"] == by_name["sin_1"]
 

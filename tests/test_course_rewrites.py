@@ -13,7 +13,7 @@ from graphs.capture import capture
 from graphs.program import Program
 from graphs.snapshot import snapshot
 from optimizers.base import Example, Function
-from optimizers.patterns.value_numbers import ValueNumbers
+from optimizers.patterns.numbering import Numbering
 from optimizers.pipeline import Applied, apply
 from optimizers.verify import Judge
 
@@ -89,8 +89,8 @@ def assignments(a: Tensor, b: Tensor, x: Tensor) -> tuple[Tensor, ...]:
 
 
 def test_value_numbers_of_assignments() -> None:
-    numbers = ValueNumbers(program_of(assignments, *(torch.randn(8) for _ in range(3))).gm.graph)
-    assert {node.name: number for node, number in numbers.of.items() if node.name != "relu"} == {
+    numbers = Numbering(program_of(assignments, *(torch.randn(8) for _ in range(3))).gm.graph)
+    assert {node.name: number for node, number in numbers.number.items() if node.name != "relu"} == {
         "primals_1": 1,  # a
         "primals_2": 2,  # b
         "add": 3,  # a + b, and c

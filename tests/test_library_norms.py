@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphs.capture import capture
@@ -18,6 +20,7 @@ from graphs.rms_norm import launches
 from graphs.snapshot import snapshot
 from graphs.sources.base import ModelSource
 from graphs.sources.hugging_face import config_source
+from optimizers.base import Function
 from optimizers.catalog import named
 from optimizers.pipeline import Applied, apply
 from optimizers.verify import Judge
@@ -278,6 +281,34 @@ def test_launches_of_the_norm_are_the_operators_that_a_cpu_runs(dtype: torch.dty
                 rms_norm._init_fn(x, [8], weight, 1e-5)
         ran = [name for name in counting.seen if "new_empty" not in name]
         assert len(ran) == launches(x, weight, backward), ran
+
+
+def test_the_norm_says_in_which_order_of_memory_its_results_are() -> None:
+    from graphs.rms_norm import rms_norm, rms_norm_backward
+
+    rows, columns = torch.randn(3, 2, 4, 8), torch.randn(3, 4, 2, 8).transpose(1, 2)
+    for x, grad, weight in itertools.product((rows, columns), (rows, columns), (None, torch.randn(8))):
+        with FakeTensorMode() as mode:
+            fake_x, fake_grad, fake_weight = (value if value is None else mode.from_tensor(value) for value in (x, grad, weight))
+            said = [rms_norm(fake_x, [8], fake_weight, 1e-5), *rms_norm_backward(fake_grad, fake_x, [8], fake_weight, 1e-5)]
+        real = [rms_norm(x, [8], weight, 1e-5), *rms_norm_backward(grad, x, [8], weight, 1e-5)]
+        assert [value.stride() for value in said] == [value.stride() for value in real]
+        with Counting() as counting:
+            rms_norm._init_fn(x, [8], weight, 1e-5)
+        assert len(counting.seen) == launches(x, weight, backward=False)
+
+
+def test_a_view_of_the_written_norm_that_would_become_a_copy_is_counted() -> None:
+    def spelled(x: Tensor) -> Tensor:
+        x = x.transpose(1, 2)
+        return (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5)).transpose(1, 2).reshape(3, 4, 16) @ torch.ones(16, 2)
+
+    program = capture(
+        ModelSource("norm", lambda: Function(spelled), lambda: (torch.randn(3, 4, 2, 8),), None, (__file__,)), "inference", "cpu"
+    ).program
+    step = apply(program, snapshot(program), "fuse-rms-norm", {}, Judge(program)).step
+    assert step.claim_broken == ()
+    assert any("operators, and torch's norm" in miss.reason for miss in step.misses)
 
 
 SMALL: dict[str, dict[str, Any]] = {

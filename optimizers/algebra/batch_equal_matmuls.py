@@ -28,7 +28,9 @@ from torch import Tensor, fx, nn
 
 from optimizers.base import Example, Match, Miss, Optimization, phase_of, value_of
 from optimizers.editing import behind_weights, between, call, move_readers_behind, part, prepare, weights_that_stand_still
-from optimizers.patterns.linear import RESHAPES, Product, depends_on_another, depths, numbers_past_views, read_bytes, read_product
+from optimizers.patterns.linear import Product, depends_on_another, depths, read_bytes, read_product
+from optimizers.patterns.numbering import numbers_past_views
+from optimizers.patterns.views import RESHAPES
 from optimizers.record import Claim
 
 aten = torch.ops.aten

@@ -29,7 +29,7 @@ from torch import Tensor, fx, nn
 from optimizers.base import Example, Match, Miss, Optimization
 from optimizers.editing import is_kept, prepare, weights_that_stand_still
 from optimizers.patterns.convolution import Convolution, read_convolution
-from optimizers.patterns.linear import numbers_past_views
+from optimizers.patterns.numbering import numbers_past_views
 from optimizers.record import Claim
 
 

@@ -26,8 +26,9 @@ from torch import Tensor, fx, nn
 
 from optimizers.base import Example, Function, Match, Miss, Optimization, value_of
 from optimizers.editing import prepare, weights_that_stand_still
-from optimizers.patterns.linear import RESHAPES, Product, multiply, read_bytes, read_product, reshaped
+from optimizers.patterns.linear import Product, multiply, read_bytes, read_product, reshaped
 from optimizers.patterns.scale import WORDS, Step, factor_and_shift, read_step, steps_after, weights_of
+from optimizers.patterns.views import RESHAPES
 from optimizers.record import Claim
 
 BEHIND, IN_FRONT = "behind", "in front"

@@ -27,7 +27,8 @@ from torch import Tensor, fx, nn
 from optimizers.base import Example, Match, Miss, Optimization, phase_of, value_of
 from optimizers.editing import between, forced_copies, move_readers_behind, prepare, split, weights_that_stand_still
 from optimizers.patterns.convolution import Convolution, read_convolution
-from optimizers.patterns.linear import concatenation, depends_on_another, numbers_past_views, read_bytes
+from optimizers.patterns.linear import concatenation, depends_on_another, read_bytes
+from optimizers.patterns.numbering import numbers_past_views
 from optimizers.record import Claim
 
 

@@ -48,10 +48,10 @@ from optimizers.patterns.linear import (
     depends_on_another,
     depths,
     multiply,
-    numbers_past_views,
     read_bytes,
     read_product,
 )
+from optimizers.patterns.numbering import numbers_past_views
 from optimizers.record import Claim
 
 Group = list[Product]

@@ -25,7 +25,8 @@ from torch import Tensor, fx, nn
 from optimizers.base import Example, Match, Miss, Optimization, value_of
 from optimizers.editing import prepare, weights_that_stand_still
 from optimizers.patterns.convolution import Convolution, read_convolution
-from optimizers.patterns.linear import concatenation, numbers_past_views, read_bytes
+from optimizers.patterns.linear import concatenation, read_bytes
+from optimizers.patterns.numbering import numbers_past_views
 from optimizers.record import Claim
 
 aten = torch.ops.aten

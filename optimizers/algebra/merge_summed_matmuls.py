@@ -36,11 +36,11 @@ from optimizers.patterns.linear import (
     behind_views,
     concatenation,
     multiply,
-    numbers_past_views,
     read_bytes,
     read_product,
     reshaped,
 )
+from optimizers.patterns.numbering import numbers_past_views
 from optimizers.record import Claim
 
 aten = torch.ops.aten

@@ -27,7 +27,8 @@ from torch import Tensor, fx, nn
 
 from optimizers.base import Example, Function, Match, Miss, Optimization, phase_of, value_of
 from optimizers.editing import prepare, weights_that_stand_still
-from optimizers.patterns.linear import PRODUCTS, RESHAPES, behind_views, multiply, read_product
+from optimizers.patterns.linear import PRODUCTS, behind_views, multiply, read_product
+from optimizers.patterns.views import RESHAPES
 from optimizers.record import Claim
 
 LIMIT = 64  # factors: the program takes the cube of that
@@ -194,8 +195,9 @@ def _as_function(plan: Plan, factors: Sequence[fx.Node], used: list[fx.Node]) ->
     if plan.left is None or plan.right is None:
         used.append(factors[plan.factor])
         return lambda *values: values[0]
+    before = len(used)
     one = _as_function(plan.left, factors, used)
-    count = len(used)
+    count = len(used) - before
     two = _as_function(plan.right, factors, used)
     return lambda *values: (one(*values[:count]).double() @ two(*values[count:]).double()).to(values[0].dtype)
 

@@ -33,8 +33,8 @@ from optimizers.base import Example, Function, Match, Miss, Optimization, value_
 from optimizers.patterns.aliases import same_layout
 from optimizers.patterns.chains import one_dtype, tensor_and_number
 from optimizers.patterns.constants import rounded, uniform
+from optimizers.patterns.numbering import COMMUTATIVE
 from optimizers.patterns.rules import Answer, Call, No, Reading, by_operator, find_by, rewrite_by
-from optimizers.patterns.value_numbers import COMMUTATIVE
 from optimizers.patterns.views import order_of, tensor_of, turned
 from optimizers.record import Claim
 

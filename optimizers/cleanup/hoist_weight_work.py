@@ -27,12 +27,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, fx, nn
 
-from graphs.bodies import Body, bodies, held_graph, kind_of
+from graphs.bodies import bodies, held_graph
 from graphs.cost import cost, value_bytes
 from graphs.regions import Prepared, collapse, has_outside_path
 from optimizers.base import Example, Match, Miss, Optimization, is_random
 from optimizers.editing import of_weights_alone
 from optimizers.patterns.aliases import Aliases
+from optimizers.patterns.loops import alike_in, is_loop
 from optimizers.record import Claim
 
 MANY = 4  # how many times larger than its weights a result may be …
@@ -116,26 +117,13 @@ def _draws(gm: fx.GraphModule) -> Iterator[Miss]:
 def _in_loops(gm: fx.GraphModule) -> Iterator[Miss]:
     """Work in a loop's body that is the same in every round."""
     for node in gm.graph.nodes:
-        for body in bodies(node):
-            if kind_of(node) in ("scan", "map_impl", "while_loop", "while_loop_stack_output") and (name := _invariant(body)):
-                yield Miss(node, f"{name} in its {body.label} gives the same in every round; the bodies of loops are not rewritten.")
-
-
-def _invariant(body: Body) -> str:
-    """The first operator of a body that reads only what is the same in every round."""
-    given = body.gm.graph.find_nodes(op="placeholder")
-    still = {node for node, operand in zip(given, body.operands, strict=True) if not operand.word and operand.value is not None}
-    for node in body.gm.graph.nodes:
-        if (
-            node.op == "call_function"
-            and node.all_input_nodes
-            and not is_random(node)
-            and all(read in still for read in node.all_input_nodes)
-        ):
-            if cost(node).launches:
-                return node.name
-            still.add(node)
-    return ""
+        if is_loop(node):
+            for alike in alike_in(node):
+                if alike.work:
+                    name, label = alike.work[0].name, alike.body.label
+                    yield Miss(
+                        node, f"{name} in its {label} gives the same in every round: hoist-loop-invariants takes it out of the loop."
+                    )
 
 
 def rewrite(gm: fx.GraphModule, match: Match) -> None:

@@ -28,13 +28,13 @@ from torch import Tensor, fx
 
 from optimizers.base import Example, Function, Match, Miss, Optimization, is_random, phase_of
 from optimizers.patterns.aliases import Aliases
-from optimizers.patterns.value_numbers import COPIES, ValueNumbers, is_undefined
+from optimizers.patterns.numbering import Numbering, is_undefined, through
 from optimizers.record import Claim
 
 
 def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
     """Later nodes with the number of an earlier one."""
-    numbers, aliases = ValueNumbers(gm.graph), Aliases(gm)
+    numbers, aliases = Numbering(gm.graph, by_layout=True), Aliases(gm)
     kept: dict[fx.Node, fx.Node] = {}
     again: set[fx.Node] = set()  # what is computed again on purpose, and what reads it
     for node, known in numbers.twin.items():
@@ -56,12 +56,7 @@ def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
 
 def _read(node: fx.Node) -> list[fx.Node]:
     """What a node reads, behind nodes that only pass a value on."""
-    found = []
-    for read in node.all_input_nodes:
-        while read.target in COPIES:
-            read = read.all_input_nodes[0]
-        found.append(read)
-    return found
+    return [through(read) for read in node.all_input_nodes]
 
 
 def _why_not(node: fx.Node) -> str:

@@ -16,6 +16,7 @@ only, `x − x = 0`, `x · 0 = 0` and constants in a row.
 - `x − x` and `x · 0` are not 0 when `x` is infinite or not a number.
 - `(x + 3) + 4` rounds twice, `x + 7` once. `exp(log(x))` is no number for `x < 0`, `log(exp(x))` is infinite for `x > 89`.
 - `x ** 3` is one launch, `x * x * x` two. `x / 3` is not `x · (1 / 3)`: a third has no exact binary form.
+- `(−y) + (−y)` reads one tensor, `(−y) − y` would read two.
 - An integer tensor times 1.0 is a float tensor: dropping the multiplication would change the dtype. So would dropping `x · ones(3, 1)`
   change a shape.
 
@@ -141,6 +142,8 @@ def added_negative(call: Call, node: fx.Node, reading: Reading) -> Answer:
     inner = reading.inner(y, NEG)
     if inner is None or not isinstance(x, fx.Node) or one_dtype(node, x, y) is None:
         return None
+    if x is y:
+        return No("(-y) + (-y) reads one tensor, (-y) - y two.")
     return Call(aten.add.Tensor if call.target in SUB else aten.sub.Tensor, (x, inner.args[0]))
 
 
@@ -286,6 +289,11 @@ def _powers(x: Tensor) -> Tensor:
     return (x.abs() ** 0.5 + x**2 + x.exp().abs() ** 1) / 4
 
 
+def _twice_negative(x: Tensor) -> Tensor:
+    negative = -x.sin()
+    return negative + negative
+
+
 def _numbers() -> tuple[Tensor]:
     return (torch.randn(4, 8),)
 
@@ -307,6 +315,7 @@ OPTIMIZATION = Optimization(
         Example(lambda: Function(lambda x: torch.sin(x) + 0), _numbers, reason="-0.0"),
         Example(lambda: Function(lambda x: torch.sin(x) * 0), _numbers, reason="infinite"),
         Example(lambda: Function(lambda x: x - x), _numbers, reason="not a number"),
+        Example(lambda: Function(_twice_negative), _numbers, reason="reads one tensor"),
         Example(lambda: Function(lambda n: (n + 1) * 1.0), lambda: (torch.arange(4),), reason="The result is float32"),
         Example(lambda: Function(lambda x: torch.sin(x) * torch.ones(3, 1, 1)), _numbers, reason="has the shape"),
         Example(lambda: Function(lambda x: x * 1), _numbers, reason="share memory"),

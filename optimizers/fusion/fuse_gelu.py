@@ -10,7 +10,9 @@ the paper are kernels: x · Φ(x) by the error function, and its approximation b
 
 ## When it does not apply
 `x * sigmoid(1.702 * x)`, the paper's second approximation, has no kernel, and neither of the others equals it. A constant that differs from the kernel's by more than
-rounding (as 0.79788 in float64) makes another function. When somebody else reads a value inside, it must exist.
+rounding (as 0.79788 in float64) makes another function. When somebody else reads a value inside, it must exist. On a CPU, oneDNN's kernel for the error function's form
+makes ∞ of what is above half of the largest number, and no number of ∞: where x is made element by element from an input of the model, which may hold such values, it is
+left alone. Behind a product or a norm they do not come by themselves.
 
 ## Try it
 Apply it to `hf/gpt2` in training and look at the peak: whose activations are gone?
@@ -41,6 +43,12 @@ from optimizers.record import Claim
 
 aten = torch.ops.aten
 SLOPE, CUBIC = math.sqrt(2 / math.pi), 0.044715
+ONEDNN = (torch.float32, torch.bfloat16)  # torch's CPU kernel for the error function's form is oneDNN's
+TAMES = (
+    aten.mm, aten.bmm, aten.addmm, aten.baddbmm, aten.linear, aten.convolution, aten.native_layer_norm, aten.native_group_norm,
+    aten._native_batch_norm_legit_functional, aten._native_batch_norm_legit_no_training, torch.ops.fxscope.rms_norm, aten._softmax,
+    aten.embedding, aten.tanh, aten.sigmoid, aten.sin, aten.cos,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,24 @@ def _by_erf(gate: fx.Node, numbers: Numbering) -> Part | None:
         return None
     if not is_polynomial({1: factor}, {1: math.sqrt(0.5)}, value(x).dtype):
         raise NotWhole(f"The argument of its error function is not x / √2 to the precision of {value(x).dtype}.")
-    return read_gated(gate, x, 0.5, numbers, plus_one=True)
+    whole = read_gated(gate, x, 0.5, numbers, plus_one=True)
+    if value(x).device.type == "cpu" and value(x).dtype in ONEDNN and _may_hold_infinities(x):
+        raise NotWhole("Its argument is made element by element from an input, which may hold ∞: of that, oneDNN's kernel makes no number.")
+    return whole
+
+
+def _may_hold_infinities(x: fx.Node) -> bool:
+    """Does an input of the model reach it past no operator that mixes many values, or keeps them small?"""
+    seen, queue = {x}, [x]
+    while queue:
+        node = queue.pop()
+        if node.op == "placeholder" and node.meta.get("role") == "input":
+            return True
+        if getattr(node.target, "overloadpacket", None) in TAMES:
+            continue
+        queue += [read for read in node.all_input_nodes if read not in seen]
+        seen.update(queue)
+    return False
 
 
 def _by_sigmoid(gate: fx.Node, numbers: Numbering) -> Part | None:
@@ -147,6 +172,7 @@ OPTIMIZATION = Optimization(
     refusals=(
         Example(lambda: _layers(_quick), _one, "training", reason="no kernel"),
         Example(lambda: Function(_with_tanh), _one, reason="output of the graph"),
+        Example(lambda: Function(lambda x: _exact(torch.cat([x, x]))), _one, "training", reason="may hold ∞"),
         Example(lambda: Function(lambda x: 0.5 * x * (1 + torch.tanh(0.8 * (x + CUBIC * x**3)))), _one, reason="to the precision"),
     ),
     exactness="rounding",

@@ -32,7 +32,7 @@ from torch import Tensor, fx, nn
 from graphs.cost import cost
 from graphs.rms_norm import launches
 from optimizers.base import Example, Function, Match, Miss, Optimization, value_of
-from optimizers.editing import call
+from optimizers.editing import call, forced_copies
 from optimizers.editing import part as result
 from optimizers.patterns.gradients import Backward, Gradients, NotWhole, erase, replace_terms
 from optimizers.patterns.norms import Choice, Norm, read, roots
@@ -89,7 +89,10 @@ def _check_launches(choice: Choice, backward: Backward | None) -> None:
     old = sum(cost(node).launches for node in choice.part.nodes)
     old_backward = sum(cost(node).launches for node in backward.nodes) if backward else 0
     terms = sum(max(0, len(terms) - 1) for terms in backward.terms) if backward else 0  # whose additions go
-    new, new_backward = launches(x, weight, False), launches(x, weight, True) if backward else 0
+    copies = forced_copies(
+        choice.part.output, torch.empty(x.shape, dtype=x.dtype, device="meta")
+    )  # the kernel's result is in row-major order
+    new, new_backward = launches(x, weight, False) + len(copies), launches(x, weight, True) if backward else 0
     if new + new_backward > old + old_backward + terms:
         raise NotWhole(f"It takes {old + old_backward + terms} operators, and torch's norm on a CPU {new + new_backward}.")
 

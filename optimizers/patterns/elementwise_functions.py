@@ -1,7 +1,9 @@
 """Activations as operators of their own, and written by hand.
 
 What is written by hand is known by what it computes, not by how it is spelled: a few elementwise operators that depend on one
-value and on numbers are evaluated at many points, in float64, and compared with the functions that have a name.
+value and on numbers are evaluated at many points, in float64, and compared with the functions that have a name. That tells what a graph
+without a backward computes. `activations.py` reads how it is written, which it must: it has to find the backward that autograd wrote for
+each spelling, to tell constants apart to the precision of float64, and to say at which operator a near-miss goes wrong.
 """
 
 from __future__ import annotations

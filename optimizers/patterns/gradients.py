@@ -230,7 +230,7 @@ class Gradients:
 
     def _unify_reads(self, written: fx.Node, actual: fx.Node, bound: dict[fx.Node, fx.Node]) -> bool:
         """The same for what two nodes of one operator read; a rewrite may have exchanged the operands of a sum or product."""
-        orders = [actual.args, actual.args[::-1]] if written.target in COMMUTATIVE else [actual.args]
+        orders = [actual.args, actual.args[::-1]] if written.target in COMMUTATIVE and not written.kwargs else [actual.args]
         for args in orders:
             tried = dict(bound)
             if self._unify(written.args, args, tried) and self._unify(written.kwargs, actual.kwargs, tried):

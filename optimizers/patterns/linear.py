@@ -1,12 +1,13 @@
-"""Matrix products as their rewrites see them: operands, equal values behind views, and what a concatenation costs.
+"""Matrix products as their rewrites see them: operands, and what a concatenation costs.
 
 A product is `mm`, `addmm` with a plain bias, or `bmm`. The same tensor reaches several products through views of their own
-(`view(x, [B·S, K])` once for each of query, key and value), so values are numbered through views.
+(`view(x, [B·S, K])` once for each of query, key and value), so operands are compared past views (`numbering.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +15,9 @@ from torch import Tensor, fx
 
 from optimizers.base import value_of
 from optimizers.editing import behind_weights, call, prepare
+from optimizers.patterns.views import RESHAPES, TURNS, keeps_values, permutation
 
 aten = torch.ops.aten
-RESHAPES = (aten.view.default, aten._unsafe_view.default, aten.alias.default, aten.detach.default, aten.expand.default)
-PERMUTES = (aten.t.default, aten.transpose.int, aten.permute.default)
 PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default)
 
 
@@ -58,57 +58,10 @@ def reshaped(gm: fx.GraphModule, node: fx.Node, shape: Sequence[int]) -> fx.Node
     return node if value_of(node).shape == tuple(shape) else call(gm, aten.view.default, node, list(shape))
 
 
-def permutation(node: fx.Node) -> tuple[int, ...]:
-    """For a permuting view: which dimension of its input each of its dimensions is."""
-    rank = value_of(node).dim()
-    order = list(range(rank))
-    if not rank:
-        return ()
-    if node.target is aten.permute.default:
-        return tuple(dim % rank for dim in node.args[1])  # type: ignore[union-attr, operator]
-    if node.target is aten.t.default:
-        return tuple(reversed(order))
-    one, two = (int(dim) % rank for dim in node.args[1:3])  # type: ignore[arg-type]
-    order[one], order[two] = order[two], order[one]
-    return tuple(order)
-
-
-def numbers_past_views(gm: fx.GraphModule) -> dict[fx.Node, int]:
-    """One number for all nodes that hold the same values in the same shape, seen through views of one tensor."""
-    known: dict[Hashable, int] = {}
-    numbers: dict[fx.Node, int] = {}
-    unshaped: dict[int, tuple[int, tuple[int, ...]]] = {}  # of a reshaped value: the value before, and its shape
-    permuted: dict[int, tuple[int, tuple[int, ...]]] = {}  # of a permuted value: the value before, and the order
-
-    def number(key: Hashable) -> int:
-        return known.setdefault(key, len(known))
-
-    for node in gm.graph.nodes:
-        value = node.meta.get("val")
-        read = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
-        if not isinstance(value, Tensor) or read not in numbers or not _keeps_values(node):
-            numbers[node] = number(node)
-        elif node.target in PERMUTES:
-            base, order = permuted.get(numbers[read], (numbers[read], tuple(range(value.dim()))))
-            order = tuple(order[dim] for dim in permutation(node))
-            numbers[node] = base if order == tuple(range(len(order))) else number(("permute", base, order))
-            permuted[numbers[node]] = (base, order)
-        else:
-            base, shape = unshaped.get(numbers[read], (numbers[read], tuple(value_of(read).shape)))
-            numbers[node] = base if shape == tuple(value.shape) else number(("view", base, tuple(value.shape)))
-            unshaped[numbers[node]] = (base, shape)
-    return numbers
-
-
-def _keeps_values(node: fx.Node) -> bool:
-    """A view with the same elements: an `expand` that repeats some is none."""
-    return node.target in PERMUTES or node.target in RESHAPES and value_of(node).numel() == value_of(node.args[0]).numel()  # type: ignore[arg-type]
-
-
 def behind_views(node: fx.Node) -> list[fx.Node]:
     """The node, what it is a reshaping of, and so on to the first that is no reshaping; all but the node are read by the next alone."""
     chain = [node]
-    while chain[-1].target in RESHAPES and _keeps_values(chain[-1]):
+    while chain[-1].target in RESHAPES and keeps_values(chain[-1]):
         read = chain[-1].args[0]
         if not isinstance(read, fx.Node) or len(read.users) != 1:
             break
@@ -153,10 +106,24 @@ def read_bytes(node: fx.Node) -> int:
 def through_permutes(node: fx.Node) -> tuple[fx.Node, tuple[int, ...]]:
     """(the tensor before transposes, the order of its dimensions that gives the node)."""
     order = tuple(range(value_of(node).dim()))
-    while node.target in PERMUTES:
+    while node.target in TURNS:
         order = tuple(permutation(node)[dim] for dim in order)
         node = node.args[0]  # type: ignore[assignment]
     return node, order
+
+
+def repeated_dims(values: Sequence[Tensor], axis: int) -> list[int]:
+    """Dimensions, but the axis, along which each of the tensors is one slice read many times."""
+    return [dim for dim in range(values[0].dim()) if dim != axis and all(value.stride(dim) == 0 < value.shape[dim] for value in values)]
+
+
+def side_by_side(values: Sequence[Tensor], axis: int) -> Tensor:
+    """The tensors put together along an axis; what all of them repeat is stored once."""
+    short = list(values)
+    for dim in repeated_dims(values, axis):
+        short = [value.narrow(dim, 0, 1) for value in short]
+    whole = torch.cat(short, axis)
+    return whole.expand([-1 if at == axis else size for at, size in enumerate(values[0].shape)])
 
 
 @dataclass(frozen=True)
@@ -175,8 +142,16 @@ class Concatenation:
 
     @property
     def bytes(self) -> int:
-        """Bytes that a run moves for it: read once, written once."""
-        return 0 if self.constant or self.existing else 2 * sum(map(read_bytes, self.roots))
+        """Bytes that a run moves for it: read once, written once; and what its reader reads more of it than of the operands, which may repeat
+        one row many times."""
+        if self.existing:
+            return 0
+        whole = sum(value_of(root).numel() * value_of(root).element_size() for root in self.roots)
+        read = sum(map(read_bytes, self.roots))
+        if self.constant:
+            repeated = repeated_dims([value_of(root) for root in self.roots], self.axis)
+            return whole // math.prod(value_of(self.roots[0]).shape[dim] for dim in repeated) - read
+        return read + whole + (whole - read)
 
     @property
     def launches(self) -> int:
@@ -194,7 +169,7 @@ class Concatenation:
         if self.existing:
             whole = self.existing
         elif self.constant:
-            whole = prepare(gm, f"{len(self.roots)} weights side by side", lambda *parts: torch.cat(parts, self.axis), *self.roots)
+            whole = prepare(gm, f"{len(self.roots)} weights side by side", lambda *parts: side_by_side(parts, self.axis), *self.roots)
         else:
             whole = call(gm, aten.cat.default, list(self.roots), self.axis)
         if self.order == tuple(range(len(self.order))):

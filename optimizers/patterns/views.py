@@ -21,6 +21,8 @@ WHOLE_VIEWS = frozenset({
     aten.squeeze.dim, aten.squeeze.dims, aten.expand.default, aten.alias.default, aten.detach.default,
 })  # fmt: skip
 TURNS = frozenset({aten.t.default, aten.transpose.int, aten.permute.default})
+# The same elements in the same order, as long as there are not more of them.
+RESHAPES = frozenset({aten.view.default, aten._unsafe_view.default, aten.alias.default, aten.detach.default, aten.expand.default})
 
 
 def tensor_of(node: object) -> Tensor | None:
@@ -64,6 +66,16 @@ def order_of(call: Call, dims: int) -> list[int] | None:
         order[one], order[other] = order[other], order[one]
         return order
     return order[::-1] if call.target is aten.t.default else None
+
+
+def permutation(node: fx.Node) -> tuple[int, ...]:
+    """The same for the node of a turning view."""
+    return tuple(order_of(Call(node.target, node.args), node.meta["val"].dim()) or ())
+
+
+def keeps_values(node: fx.Node) -> bool:
+    """A turning or reshaping view with the same elements: an `expand` that repeats some is none."""
+    return node.target in TURNS or node.target in RESHAPES and node.meta["val"].numel() == node.args[0].meta["val"].numel()  # type: ignore[union-attr]
 
 
 def _order(old: Tensor, new: Tensor) -> list[int] | None:
