@@ -19,9 +19,8 @@ Give every head a linear layer of its own, and raise the number of heads.
 
 from __future__ import annotations
 
-import operator
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator
 
 import torch
 from torch import Tensor, fx, nn
@@ -30,7 +29,7 @@ from optimizers.base import Example, Match, Miss, Optimization, phase_of, value_
 from optimizers.editing import behind_weights, between, call, move_readers_behind, part, prepare, weights_that_stand_still
 from optimizers.patterns.linear import Product, depends_on_another, depths, read_bytes, read_product
 from optimizers.patterns.numbering import numbers_past_views
-from optimizers.patterns.views import RESHAPES
+from optimizers.patterns.slices import batch, slices_of_one
 from optimizers.record import Claim
 
 aten = torch.ops.aten
@@ -65,63 +64,13 @@ def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
 def _why_not(group: list[Product], still: Collection[fx.Node]) -> str:
     if not all(one.right in still and (one.bias is None or one.bias in still) for one in group):
         return "Its weights are not the same in every run: stacking them would cost a copy of them in every run."
-    if _whole([one.left for one in group]) is not None:
+    if slices_of_one([one.left for one in group]) is not None:
         return ""
     stacked = 2 * sum(read_bytes(one.left) for one in group)
     moved = sum(read_bytes(one.left) + read_bytes(one.right) + read_bytes(one.node) for one in group)
     if SHARE * stacked > moved:
         return f"Stacking the inputs moves {stacked:,} bytes, the {len(group)} products {moved:,}: more than one in {SHARE}."
     return ""
-
-
-def _whole(lefts: Sequence[fx.Node]) -> tuple[fx.Node, list[int], list[int] | None] | None:
-    """(a tensor whose slices the operands are, how to lay out its slicing dimension, how to view that as [n, M, K]), if that is a view."""
-    roots = [_root(left) for left in lefts]
-    places = [_place(root) for root in roots]
-    if None in places or len({place[:3] for place in places if place}) != 1:
-        return None
-    whole, dim, width, _ = places[0]  # type: ignore[misc]
-    if [place[3] for place in places if place] != list(range(len(lefts))) or value_of(whole).shape[dim] != width * len(lefts):
-        return None
-    value = value_of(whole)
-    wide = [
-        *value.shape[:dim],
-        len(lefts),
-        *([width] if roots[0].target is operator.getitem and width > 1 else []),
-        *value.shape[dim + 1 :],
-    ]
-    order = [dim, *(each for each in range(len(wide)) if each != dim)]
-    try:
-        with torch.no_grad():
-            value.view(wide).permute(order).view(len(lefts), *value_of(lefts[0]).shape)
-    except RuntimeError:
-        return None  # the slices lie so that stacking them is a copy
-    return whole, wide, order
-
-
-def _root(node: fx.Node) -> fx.Node:
-    while node.target in RESHAPES and value_of(node).numel() == value_of(node.args[0]).numel():  # type: ignore[arg-type]
-        node = node.args[0]  # type: ignore[assignment]
-    return node
-
-
-def _place(node: fx.Node) -> tuple[fx.Node, int, int, int] | None:
-    """(the tensor that the node is a slice of, along which dimension, how wide, the how many-th)."""
-    whole = node.args[0] if node.args else None
-    if not isinstance(whole, fx.Node):
-        return None
-    if node.target is aten.select.int:
-        rank, length = value_of(whole).dim(), value_of(whole).shape[node.args[1]]  # type: ignore[index]
-        return whole, node.args[1] % rank, 1, node.args[2] % length  # type: ignore[operator, return-value]
-    if node.target is not operator.getitem or whole.target not in (aten.unbind.int, aten.split.Tensor, aten.split_with_sizes.default):
-        return None
-    given: fx.Node = whole.args[0]  # type: ignore[assignment]
-    at = 1 if whole.target is aten.unbind.int else 2
-    dim = (whole.args[at] if len(whole.args) > at else 0) % value_of(given).dim()  # type: ignore[operator]
-    if whole.target is aten.unbind.int:
-        return given, dim, 1, node.args[1]  # type: ignore[return-value]
-    widths = {piece.shape[dim] for piece in whole.meta["val"]}
-    return (given, dim, widths.pop(), node.args[1]) if len(widths) == 1 else None  # type: ignore[return-value]
 
 
 def rewrite(gm: fx.GraphModule, match: Match) -> None:
@@ -136,7 +85,7 @@ def rewrite(gm: fx.GraphModule, match: Match) -> None:
     point = first if last < first else last.next
     before = point.prev
     with gm.graph.inserting_before(point):
-        left = _stacked(gm, [one.left for one in group])
+        left = batch(gm, [one.left for one in group])
         right = prepare(gm, f"{len(group)} weights stacked", lambda *parts: torch.stack(parts), *weights)
         if biases:
             bias = prepare(gm, f"{len(group)} biases stacked", lambda *parts: torch.stack(parts).unsqueeze(1), *biases)
@@ -150,16 +99,6 @@ def rewrite(gm: fx.GraphModule, match: Match) -> None:
     move_readers_behind(first, between(before.next, parts[-1]))
     for one in group:
         gm.graph.erase_node(one.node)
-
-
-def _stacked(gm: fx.GraphModule, lefts: Sequence[fx.Node]) -> fx.Node:
-    """The operands as one [n, M, K]: a view where they are slices of one tensor, else a copy."""
-    found = _whole(lefts)
-    if found is None:
-        return call(gm, aten.stack.default, list(lefts))
-    whole, wide, order = found
-    view = call(gm, aten.permute.default, call(gm, aten.view.default, whole, wide), order)
-    return call(gm, aten.view.default, view, [len(lefts), *value_of(lefts[0]).shape])
 
 
 class _Heads(nn.Module):

@@ -2,205 +2,311 @@
 
 ## Why it is slow
 A mixture of experts that runs every expert on every token and lets gates weigh the results calls the same small layers once for each expert: experts · layers products, each
-too small to fill a device, and a launch for each.
+too small to fill a device, and a launch for each. In training each has two products more, a sum for its bias, and an addition to the gradient of the tokens.
 
 ## What changes
-Experts of equal shape are one batch. Their weights are stacked once, when the model is loaded; then a layer of all experts is one batched product, and an activation one operator. What
-the gates do with the results stays as it is (Shazeer et al. 2017, *Outrageously Large Neural Networks*, section 2; Gale et al. 2022, *MegaBlocks*, section 3, on why products of experts are grouped).
+Experts of equal form are one batch: whatever stands between their layers, gates of a SwiGLU too. Their weights are stacked, and a layer of all experts is one batched product, an activation one
+operator. What the gates do with the results stays as it is (Shazeer et al. 2017, *Outrageously Large Neural Networks*, section 2; Gale et al. 2022, *MegaBlocks*, section 3, on why
+products of experts are grouped). Where each expert has its own tokens, as slices of one tensor, the slices are the batch without a copy. In inference weights are stacked once, when the model is loaded.
+In training they are stacked in every step, and so are the gradients of the results; the backward of the batch is what autograd writes for it, and each weight's gradient a view of the stack's.
 
 ## When it does not apply
-In training weights change with every step, and would be stacked and unstacked anew. Experts that differ in shape, or in the operators between their layers, are no batch. Mixtures of transformers send each token
+Experts that differ in shape, or in the operators between their layers, are no batch. In training, stacking moves weights and gradients of results twice more: with large
+experts that costs more than launches are worth, and the larger they are the less batching gains. Mixtures of transformers send each token
 to few experts by a grouped product already (`grouped_mm`): there is nothing left to group. The stacked weights are a second copy as long as the first is held elsewhere, and
 the activations of all experts are there at once, so the peak can rise.
 
 ## Try it
-`zoo/moe(experts=16)`: compare launches.
+`zoo/moe(experts=16)`: compare launches. In training try `width=16`, then 256: why is the second left alone?
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from optimizers.base import Example, Function, Match, Miss, Optimization, value_of
-from optimizers.editing import WEIGHTS, call, prepare
-from optimizers.patterns.gradients import erase
-from optimizers.patterns.numbering import readers, through
+from graphs.cost import cost
+from optimizers.base import Example, Match, Miss, Optimization, value_of
+from optimizers.editing import behind_weights, between, call, move_readers_behind, of_weights_alone, prepare, weights_that_stand_still
+from optimizers.patterns.experts import PRODUCTS, Experts, Reader, behind_views, bias, held, operand
+from optimizers.patterns.gradients import Backward, Gradients, NotWhole, Part, erase, part, replace_terms, total, write_backward
+from optimizers.patterns.linear import read_bytes, reshaped
+from optimizers.patterns.numbering import Numbering, through
+from optimizers.patterns.slices import batch as batch_of
+from optimizers.planning.profit import MACHINES
 from optimizers.record import Claim
 
 aten = torch.ops.aten
-PRODUCTS = (aten.mm.default, aten.addmm.default)
-VIEWS = (aten.view.default, aten._unsafe_view.default)
-ACTIVATIONS = (
-    aten.gelu.default,
-    aten.silu.default,
-    aten.relu.default,
-    aten.tanh.default,
-    aten.sigmoid.default,
-    aten.mish.default,
-    aten.elu.default,
-    aten.leaky_relu.default,
-)
 
 
 @dataclass(frozen=True)
-class _Experts:
-    """Layers of equal experts: rows of one operator each, an operator of every expert in a row."""
+class _Found:
+    """Experts with each one's backward, where they are trained; `still`: are weights the same in every run?"""
 
-    rows: tuple[tuple[fx.Node, ...], ...]
+    experts: Experts
+    parts: list[Part]
+    backwards: list[Backward]
+    still: bool
+
+    @property
+    def nodes(self) -> list[fx.Node]:
+        return sorted({*(node for part in self.parts for node in part.nodes), *(node for one in self.backwards for node in one.nodes)})
+
+    @property
+    def weights(self) -> range:
+        """The places of weights and biases among the inputs of an expert."""
+        return range(1, 1 + sum(1 + len(bias(row[0])) for row in self.experts.products))
+
+    @property
+    def wanted(self) -> list[bool]:
+        """Of each input of an expert: is its gradient wanted?"""
+        return [bool(terms) for terms in self.backwards[0].terms]
+
+    def is_shared(self, index: int) -> bool:
+        """Do all experts read the same node as this input? Their gradients are then summed."""
+        return index == 0 and not self.experts.own
+
+    def terms_of_input(self) -> list[fx.Node]:
+        return [term for one in self.backwards for term in one.now(0)]
 
 
 def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
-    """Products of equal shapes that read one value, followed by equal operators up to another product."""
-    for first in _products_of_one_value(gm.graph):
-        rows = _in_step(first)
-        layers = sum(row[0].target in PRODUCTS for row in rows)
-        if layers < 2:
-            yield Miss(
-                first[0],
-                f"{len(first)} products read {_value(first[0]).name}, but they are not followed by equal operators up to a second product.",
-            )
+    """Last layers of one form that read one value, or each its slice of one."""
+    numbers = Numbering(gm.graph)
+    gradients = Gradients(numbers)
+    constant, still = of_weights_alone(gm), bool(weights_that_stand_still(gm))
+    for experts in Reader(numbers).read(gm.graph):
+        if not isinstance(experts, Experts):
+            yield Miss(*experts)
             continue
-        strange = next((node for row in rows for node in row if node.target in PRODUCTS and not _has_plain_weights(node)), None)
+        first = experts.rows[0][0]
+        strange = next(
+            (layer for row in experts.products for layer in row if not constant.issuperset([held(layer)[0], *bias(layer)])), None
+        )
         if strange is not None:
-            yield Miss(first[0], f"The weight of {strange.name} is computed, so it cannot be stacked once.")
+            yield Miss(first, f"The weight of {strange.name} is computed, so it cannot be stacked once.")
             continue
-        nodes = tuple(sorted(node for row in rows for node in row))
-        yield Match(first[0], nodes, _Experts(rows), f"{len(first)} experts of {layers} layers")
+        try:
+            found = _whole(experts, gradients, still)
+        except NotWhole as reason:
+            yield Miss(first, f"{len(experts.ends)} experts read {experts.operands[0][0].name}: {reason}")
+            continue
+        yield Match(first, tuple(found.nodes), found, f"{len(experts.ends)} experts of {experts.layers} layers")
 
 
-def _products_of_one_value(graph: fx.Graph) -> Iterator[tuple[fx.Node, ...]]:
-    found: dict[Any, list[fx.Node]] = {}
-    for node in graph.nodes:
-        if node.target in PRODUCTS and not node.kwargs and _weight(node) is not None:
-            key = _same(_value(node)), *_shape_of_layer(node)
-            found.setdefault(key, []).append(node)
-    for group in found.values():
-        if len(group) > 1:
-            yield tuple(group)
+def _whole(experts: Experts, gradients: Gradients, still: bool) -> _Found:
+    """The experts with their backward, if they can be exchanged and it pays.
 
-
-def _same(node: fx.Node) -> Any:
-    """What the value is a view of, and how: a view that every expert makes anew is one value."""
-    node = through(node)
-    return (through(node.args[0]), tuple(value_of(node).shape)) if node.target in VIEWS else node  # type: ignore[arg-type]
-
-
-def _shape_of_layer(node: fx.Node) -> tuple[Any, ...]:
-    return node.target, tuple(value_of(node.args[-1]).shape), value_of(node).dtype, tuple(value_of(node.args[0]).shape[-1:])  # type: ignore[arg-type]
-
-
-def _value(product: fx.Node) -> fx.Node:
-    return through(product.args[-2])  # type: ignore[arg-type]
-
-
-def _weight(product: fx.Node) -> tuple[fx.Node, bool] | None:
-    """The parameter that the product multiplies with, and whether it is transposed."""
-    node = through(product.args[-1])  # type: ignore[arg-type]
-    transposed = node.target is aten.t.default
-    held = through(node.args[0]) if transposed else node  # type: ignore[arg-type]
-    return (held, transposed) if _is_weight(held) or transposed and held.op == "call_function" else None
-
-
-def _is_weight(node: fx.Node) -> bool:
-    return node.op == "placeholder" and node.meta.get("role") in WEIGHTS
-
-
-def _has_plain_weights(product: fx.Node) -> bool:
-    found = _weight(product)
-    biases = [through(arg) for arg in product.args[:-2]]  # type: ignore[arg-type]
-    return found is not None and all(_is_weight(each) and value_of(each).dim() == 1 for each in biases) and _is_weight(found[0])
-
-
-def _in_step(first: tuple[fx.Node, ...]) -> tuple[tuple[fx.Node, ...], ...]:
-    """Follows all experts at once, as long as they do the same; ends with a product."""
-    rows, found = [first], first
-    while True:
-        following = [list(readers(node)) for node in found]
-        if any(len(each) != 1 or each[0].op != "call_function" for each in following):
+    Raises:
+        NotWhole: with the reason why not.
+    """
+    reasons = []
+    for sources in experts.sources():
+        try:
+            found = _with_backward(experts, experts.parts(sources), gradients, still)
             break
-        found = tuple(each[0] for each in following)
-        if len(set(found)) < len(found) or not all(_alike(node, found[0]) for node in found):
-            break
-        if any(node.target in PRODUCTS and _value(node) is not through(old) for node, old in zip(found, rows[-1], strict=True)):
-            break
-        rows.append(found)
-    while rows[-1][0].target not in PRODUCTS:
-        rows.pop()
-    return tuple(rows)
+        except NotWhole as reason:
+            reasons.append(reason)
+    else:
+        raise reasons[0]
+    if not still:
+        _check_gain(found)
+    return found
 
 
-def _alike(one: fx.Node, other: fx.Node) -> bool:
-    """The same operator with the same settings, on values of one shape."""
-    if one.target is not other.target or value_of(one).shape != value_of(other).shape:
+def _with_backward(experts: Experts, parts: list[Part], gradients: Gradients, still: bool) -> _Found:
+    if gradients.numbers.has_backward and any(isinstance(each.meta["val"], int) for each in parts[0].inputs):
+        raise NotWhole("Sizes inside are symbols, with which their backward is not looked for.")
+    backwards = [found for part in parts if (found := gradients.whole(part))]
+    found = _Found(experts, parts, backwards, still)
+    if backwards:
+        if len(backwards) < len(parts) or any([bool(terms) for terms in one.terms] != found.wanted for one in backwards):
+            raise NotWhole("Gradients are wanted of some of them, or of some of their weights.")
+        if found.wanted[0] and not experts.own:
+            total(found.terms_of_input(), found.nodes)
+        if _needs_another(found):
+            raise NotWhole("The gradient of one depends on the backward of another.")
+    return found
+
+
+def _needs_another(found: _Found) -> bool:
+    """Is the gradient that enters one expert computed from what another hands on?"""
+    entering = {through(one.grad) for one in found.backwards}
+    late = {term for one in found.backwards for terms in one.terms for term in terms}
+    if max(entering) < min(late):
         return False
-    if one.target in PRODUCTS:
-        return _weight(one) is not None and not one.kwargs and _shape_of_layer(one) == _shape_of_layer(other)
-    if one.target in VIEWS:
-        return value_of(one).shape[-1:] == value_of(one.args[0]).shape[-1:]  # type: ignore[arg-type]
-    return one.target in ACTIVATIONS and one.args[1:] == other.args[1:] and one.kwargs == other.kwargs
+    for node in between(min(late), max(entering)):
+        if any(read in late for read in node.all_input_nodes):
+            late.add(node)
+    return bool(late & entering)
+
+
+def _check_gain(found: _Found) -> None:
+    """Counts what stacking in every step costs, and what it saves.
+
+    Raises:
+        NotWhole: it costs more.
+    """
+    one, count = found.parts[0], len(found.parts)
+    operators = [*one.nodes, *(found.backwards[0].nodes if found.backwards else ())]
+    saved = (count - 1) * sum(cost(node).launches for node in operators)
+    weights = [part.inputs[at] for part in found.parts for at in found.weights]
+    moved = 2 * sum(map(read_bytes, weights))
+    stacks = len(found.weights)
+    if found.backwards:
+        stacks += 1
+        moved += 2 * sum(map(read_bytes, found.experts.ends))
+        if found.wanted[0] and not found.experts.own:
+            saved += count - 2  # additions, for one sum
+    machine = MACHINES.get(value_of(weights[0]).device.type, MACHINES["cpu"])
+    worth = int(max(0, saved - stacks) * machine.launch * machine.bandwidth)
+    if moved > worth:
+        raise NotWhole(
+            f"Stacking weights and gradients in every step moves {moved:,} bytes, "
+            f"and the {max(0, saved - stacks)} launches that it saves are worth {worth:,}."
+        )
 
 
 def rewrite(gm: fx.GraphModule, match: Match) -> None:
-    """Batched layers in the place of the experts' own; each expert's result is a view of the batch."""
-    rows = match.data.rows
-    experts = len(rows[0])
-    with gm.graph.inserting_before(min(rows[0])):
-        x = rows[0][0].args[-2]
-        width = value_of(x).shape
-        batch = call(gm, aten.expand.default, call(gm, aten.unsqueeze.default, x, 0), [experts, *width])
-        for row in rows:
-            if row[0].target in PRODUCTS:
-                batch = _layer(gm, row, batch)
-            elif row[0].target in ACTIVATIONS:
-                batch = call(gm, row[0].target, batch, *row[0].args[1:], **row[0].kwargs)
-        parts = [call(gm, aten.select.int, batch, 0, index) for index in range(experts)]
-    for node, part in zip(rows[-1], parts, strict=True):
-        node.replace_all_uses_with(part)
+    """Batched layers in the place of the experts' own, forward and backward; each expert's result, and each gradient, is a view of a batch."""
+    found: _Found = match.data
+    entering = [one.grad for one in found.backwards]
+    end, inputs = _put_forward(gm, found)
+    if found.backwards:
+        _put_backward(gm, found, part(end, *inputs), entering)
     erase(match.nodes)
 
 
-def _layer(gm: fx.GraphModule, row: Sequence[fx.Node], batch: fx.Node) -> fx.Node:
-    weights = [_weight(node) for node in row]
-    transposed = weights[0] is not None and weights[0][1]
-    held = [found[0] for found in weights if found is not None]
-    stacked = prepare(gm, "stacked weights", _transposed if transposed else _stacked, *held)
-    if row[0].target is aten.mm.default:
-        return call(gm, aten.bmm.default, batch, stacked)
-    bias = prepare(gm, "stacked biases", _biases, *(node.args[0] for node in row))  # type: ignore[misc]
-    return call(gm, aten.baddbmm.default, bias, batch, stacked)
+def _put_forward(gm: fx.GraphModule, found: _Found) -> tuple[fx.Node, list[fx.Node]]:
+    """The results of all experts, and what they are computed from: the input, stacked weights, stacked biases."""
+    experts = found.experts
+    first = min(node for row in experts.rows for node in row)
+    weights = [one.read(at) for one in found.parts for at in found.weights]
+    last = max(*(behind_weights(weights)[0] if found.still else weights), *(each[0] for each in experts.operands))
+    point = first if last < first else last.next
+    before = point.prev
+    with gm.graph.inserting_before(point):
+        source, batch = _input(gm, found)
+        stacked = [_stacked_weights(gm, row, found.still) for row in experts.products]
+        biases = [_stack(gm, [bias(layer)[0] for layer in row], found.still) for row in experts.products if bias(row[0])]
+        end = _layers(gm, found, batch, stacked, biases)
+        results = [call(gm, aten.select.int, end, 0, at) for at in range(len(experts.ends))]
+    for old, new in zip(experts.ends, results, strict=True):
+        old.replace_all_uses_with(new)
+    move_readers_behind(first, between(before.next, results[-1]))
+    return end, [source, *stacked, *biases]
 
 
-def _stacked(*weights: Tensor) -> Tensor:
+def _input(gm: fx.GraphModule, found: _Found) -> tuple[fx.Node, fx.Node]:
+    """The node that takes the gradient, and the input for every expert as one tensor: what they share is repeated without a copy."""
+    operands = [each[0] for each in found.experts.operands]
+    if found.experts.own:
+        whole = batch_of(gm, operands)
+        return whole, whole
+    shared = call(gm, aten.unsqueeze.default, operands[0], 0)
+    return found.parts[0].read(0), call(gm, aten.expand.default, shared, [len(operands), -1, -1])
+
+
+def _stack(gm: fx.GraphModule, weights: Sequence[fx.Node], still: bool) -> fx.Node:
+    return prepare(gm, "stacked weights", _together, *weights) if still else call(gm, aten.stack.default, list(weights))
+
+
+def _together(*weights: Tensor) -> Tensor:
     return torch.stack(weights)
 
 
-def _transposed(*weights: Tensor) -> Tensor:
-    return torch.stack([weight.t() for weight in weights])
+def _stacked_weights(gm: fx.GraphModule, row: Sequence[fx.Node], still: bool) -> fx.Node:
+    """In inference as the batched product reads them; in training as they are, so that their gradients are too."""
+    return _stack(gm, [through(layer.args[-1]) if still else held(layer)[0] for layer in row], still)  # type: ignore[arg-type]
 
 
-def _biases(*biases: Tensor) -> Tensor:
-    return torch.stack(biases).unsqueeze(1)
+def _layers(gm: fx.GraphModule, found: _Found, batch: fx.Node, stacked: Sequence[fx.Node], biases: Sequence[fx.Node]) -> fx.Node:
+    """The operators of one expert, on the batch of all."""
+    weights, added = iter(stacked), iter(biases)
+    made: dict[fx.Node, fx.Node] = {}
+    for one, *_ in found.experts.rows:
+        if one.target not in PRODUCTS:
+            args, kwargs = fx.map_arg((one.args, one.kwargs), lambda read: made[behind_views(read)])  # type: ignore[misc]
+            made[one] = call(gm, one.target, *args, **kwargs)  # type: ignore[misc]
+            continue
+        left = batch if one in found.experts.first[0] else made[behind_views(operand(one))]
+        right = next(weights)
+        if held(one)[1] and not found.still:
+            right = call(gm, aten.transpose.int, right, 1, 2)
+        if bias(one):
+            made[one] = call(gm, aten.baddbmm.default, call(gm, aten.unsqueeze.default, next(added), 1), left, right)
+        else:
+            made[one] = call(gm, aten.bmm.default, left, right)
+    return made[found.experts.rows[-1][0]]
+
+
+def _put_backward(gm: fx.GraphModule, found: _Found, whole: Part, entering: Sequence[fx.Node]) -> None:
+    """The backward of the batch behind the last gradient that enters it, and a view of its results for each expert."""
+    first, last = min(one.first() for one in found.backwards), max(entering)
+    point = first if last < first else last.next
+    before = point.prev
+    with gm.graph.inserting_before(point):
+        made = write_backward(gm, whole, _gradient(gm, entering), found.wanted)
+        views = [_views(gm, found, each, index) if each and not found.is_shared(index) else [] for index, each in enumerate(made)]
+    end = point.prev
+    if found.is_shared(0) and made[0]:
+        one = found.backwards[0]
+        replace_terms(gm, Backward(one.edge, found.nodes, [found.terms_of_input()], one.handed_on), 0, made[0])
+    for index, parts in enumerate(views):
+        for one, new in zip(found.backwards, parts, strict=False):
+            replace_terms(gm, one, index, new)
+    move_readers_behind(first, between(before.next, end))
+
+
+def _gradient(gm: fx.GraphModule, entering: Sequence[fx.Node]) -> fx.Node:
+    """One gradient for the results of all experts; where it is the same for all, it is repeated without a copy."""
+    if len(set(entering)) > 1:
+        return call(gm, aten.stack.default, list(entering))
+    shared = call(gm, aten.unsqueeze.default, entering[0], 0)
+    return call(gm, aten.expand.default, shared, [len(entering), -1, -1])
+
+
+def _views(gm: fx.GraphModule, found: _Found, gradient: fx.Node, index: int) -> list[fx.Node]:
+    """Of a gradient for all experts, each one's part in the shape of what it reads."""
+    parts = [call(gm, aten.select.int, gradient, 0, at) for at in range(len(found.parts))]
+    return [reshaped(gm, each, value_of(one.inputs[index]).shape) for each, one in zip(parts, found.parts, strict=True)]
+
+
+class _Expert(nn.Module):
+    def __init__(self, activation: nn.Module, gated: bool) -> None:
+        super().__init__()
+        self.widen, self.narrow, self.activation = nn.Linear(8, 16), nn.Linear(16, 8), activation
+        self.gate = nn.Linear(8, 16, bias=False) if gated else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gate is None:
+            return self.narrow(self.activation(self.widen(x)))
+        return self.narrow(self.activation(self.gate(x)) * self.widen(x))
 
 
 class _Mixture(nn.Module):
-    def __init__(self, last: Callable[[], nn.Module] = nn.GELU) -> None:
+    def __init__(self, activations: Sequence[Callable[[], nn.Module]] = (nn.GELU,) * 3, gated: bool = False) -> None:
         super().__init__()
-        middle = [nn.GELU(), nn.GELU(), last()]
-        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(8, 16), each, nn.Linear(16, 8)) for each in middle)
-        self.router = nn.Linear(8, 3)
+        self.experts = nn.ModuleList(_Expert(activation(), gated) for activation in activations)
+        self.router = nn.Linear(8, len(activations))
 
     def forward(self, x: Tensor) -> Tensor:
         gates = self.router(x).softmax(-1)
         return sum(gates[..., index : index + 1] * expert(x) for index, expert in enumerate(self.experts))  # type: ignore[return-value]
 
 
-def _one() -> tuple[Tensor]:
-    return (torch.randn(2, 6, 8),)
+class _Capacity(_Mixture):
+    """Tokens are sent to experts before: each sees its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([expert(tokens) for expert, tokens in zip(self.experts, x.chunk(len(self.experts)), strict=True)])
+
+
+def _tokens(count: int = 6) -> tuple[Tensor]:
+    return (torch.randn(2, count, 8),)
 
 
 OPTIMIZATION = Optimization(
@@ -208,12 +314,17 @@ OPTIMIZATION = Optimization(
     summary="One batched product for the layers of experts that all see the same tokens.",
     find=find,
     rewrite=rewrite,
-    claim=Claim(launches="lower", flops="same", bytes_moved="lower", peak_bytes="any"),
-    examples=(Example(_Mixture, _one, matches=1),),
+    # In training weights are stacked in every step, and gradients of the shared input are summed from one tensor.
+    claim=Claim(launches="lower", flops="any", bytes_moved="any", peak_bytes="any"),
+    examples=(
+        Example(_Mixture, _tokens, matches=1),
+        Example(lambda: _Mixture((nn.SiLU,) * 3, gated=True), _tokens, matches=1),
+        Example(lambda: _Mixture((nn.SiLU,) * 3, gated=True), _tokens, "training", matches=1),
+        Example(_Capacity, lambda: (torch.randn(9, 8),), matches=1),
+    ),
     refusals=(
-        Example(lambda: _Mixture(nn.ReLU), _one, reason="not followed by equal operators"),
-        Example(lambda: Function(lambda x: x), _one, "training", reason="inference only"),
+        Example(lambda: _Mixture((nn.GELU, nn.ReLU, nn.SiLU)), _tokens, reason="not followed by equal operators"),
+        Example(_Mixture, lambda: _tokens(1 << 15), "training", reason="are worth"),
     ),
     exactness="rounding",
-    applies_to=("inference",),
 )

@@ -10,6 +10,7 @@ contribute too, in any order: `Sum` finds the terms in the tree of additions, an
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -21,6 +22,8 @@ from torch import Tensor, fx
 from torch._guards import detect_fake_mode
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from graphs.cost import is_view
+from optimizers.editing import call
 from optimizers.patterns.numbering import CHECKS, COMMUTATIVE, SAME_VALUE, Numbering, readers, through
 
 aten = torch.ops.aten
@@ -134,6 +137,7 @@ class Gradients:
 
     numbers: Numbering
     _templates: dict[Any, _Template] = field(default_factory=dict)
+    _claimed: set[fx.Node] = field(default_factory=set)  # by a part before: equal nodes are one for each
 
     def whole(self, part: Part) -> Backward | None:
         """The part's backward; None where there is none.
@@ -141,8 +145,11 @@ class Gradients:
         Raises:
             NotWhole: others read a value inside the part or its backward, or the backward is not the one that autograd writes.
         """
-        inside = set(part.nodes)
-        outside = [(node, reader) for node in part.nodes[:-1] for reader in readers(node) if reader not in inside]
+        inside, shown = set(part.nodes), set(part.inputs)
+        for node in part.nodes:
+            if is_view(node.target) and shown.issuperset(map(through, node.all_input_nodes)):
+                shown.add(node)  # a view of an input, which may as well stay for others
+        outside = [(node, reader) for node in part.nodes[:-1] if node not in shown for reader in readers(node) if reader not in inside]
         found = self._backward(part) if self.numbers.has_backward else None
         own = set(found.nodes) if found else set()
         for node, reader in outside:
@@ -150,13 +157,15 @@ class Gradients:
                 raise NotWhole(_read_outside(node, reader))
         if found:
             self._check(part, found, own)
+            self._claimed.update(found.nodes)
         return found
 
     def _check(self, part: Part, found: Backward, own: set[fx.Node]) -> None:
         last = {term for terms in found.terms for term in terms}
-        given = set(part.inputs)  # and what follows from inputs alone, which may as well stay
+        given = set(part.inputs)  # and what follows from inputs alone, or shows the gradient, which may as well stay
         for node in found.nodes:
-            if all(through(read) in given for read in node.all_input_nodes):
+            shows = is_view(node.target) and node.args[0] is found.handed_on
+            if shows or all(through(read) in given for read in node.all_input_nodes):
                 given.add(node)
             for reader in readers(node) if node not in last and node not in given else ():
                 if reader not in own:
@@ -172,7 +181,7 @@ class Gradients:
         if key not in self._templates:
             self._templates[key] = _traced(part)
         template = self._templates[key]
-        forward = self._forward(part, template)
+        forward = _forward(part, template)
         known = dict(forward)
         self._follow(template, known, set(part.nodes))  # what backward computes from saved values alone
         for node in template.nodes:
@@ -185,17 +194,6 @@ class Gradients:
                     if found:
                         return found
         return None
-
-    def _forward(self, part: Part, template: _Template) -> dict[fx.Node, fx.Node]:
-        """Placeholders and forward nodes of the template -> nodes of the graph."""
-        bound: dict[fx.Node, fx.Node] = {}
-        for copies, each in zip(template.edges, part.inputs, strict=True):
-            bound.update(dict.fromkeys(copies, each))
-        written = iter([node for node in template.nodes if node.target not in SAME_VALUE])
-        for node in part.nodes:  # the template begins with the part, and names every result of an operator that has several
-            if node.target not in SAME_VALUE:
-                bound[next(each for each in written if _written_alike(each, node))] = node
-        return bound
 
     def _alike(self, node: fx.Node, bound: dict[fx.Node, fx.Node]) -> list[fx.Node]:
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda read: bound[through(read)])  # type: ignore[misc]
@@ -240,7 +238,7 @@ class Gradients:
 
     def _follow(self, template: _Template, bound: dict[fx.Node, fx.Node], taken: set[fx.Node]) -> None:
         """Binds every node of the template whose operands are bound."""
-        taken = taken | set(bound.values())
+        taken = taken | set(bound.values()) | self._claimed
         for node in template.nodes:
             if node in bound or node.target in SAME_VALUE or any(through(read) not in bound for read in node.all_input_nodes):
                 continue
@@ -270,6 +268,18 @@ class Gradients:
         grad = bound[template.grad]
         edge = next((node, at) for node in sorted(nodes) for at, arg in enumerate(reads(node)) if through(arg) is grad)
         return Backward(edge, sorted(nodes), terms, grad)
+
+
+def _forward(part: Part, template: _Template) -> dict[fx.Node, fx.Node]:
+    """Placeholders and forward nodes of the template -> nodes of the graph."""
+    bound: dict[fx.Node, fx.Node] = {}
+    for copies, each in zip(template.edges, part.inputs, strict=True):
+        bound.update(dict.fromkeys(copies, each))
+    written = iter([node for node in template.nodes if node.target not in SAME_VALUE])
+    for node in part.nodes:  # the template begins with the part, and names every result of an operator that has several
+        if node.target not in SAME_VALUE:
+            bound[next(each for each in written if _written_alike(each, node))] = node
+    return bound
 
 
 def _read_outside(node: fx.Node, reader: fx.Node) -> str:
@@ -339,6 +349,26 @@ def _with_copies(part: Part, places: Sequence[Edge]) -> fx.GraphModule:
         made[node] = graph.call_function(node.target, args, kwargs)  # type: ignore[arg-type]
     graph.output(made[part.output])
     return fx.GraphModule(part.output.graph.owning_module or torch.nn.Module(), graph)
+
+
+def write_backward(gm: fx.GraphModule, part: Part, grad: fx.Node, wanted: Sequence[bool]) -> list[fx.Node | None]:
+    """Writes, at the graph's insertion point, what autograd writes for a part: the gradient of each input that is wanted."""
+    template = _traced(part)
+    made = _forward(part, template) | {template.grad: grad}
+    leaves = [[leaf for leaf in each if leaf is not None] if want else [] for each, want in zip(template.leaves, wanted, strict=True)]
+    needed = {through(leaf) for each in leaves for leaf in each}
+    for node in reversed(template.nodes):
+        if node in needed and node not in made:
+            needed.update(through(read) for read in node.all_input_nodes)
+    for node in template.nodes:
+        if node in needed and node not in made:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda read: made[through(read)])  # type: ignore[misc]
+            made[node] = call(gm, node.target, *args, **kwargs)  # type: ignore[misc]
+    found: list[fx.Node | None] = []
+    for each in leaves:
+        terms = [made[through(leaf)] for leaf in each]
+        found.append(functools.reduce(lambda one, other: call(gm, aten.add.Tensor, one, other), terms) if terms else None)
+    return found
 
 
 def total(terms: Sequence[fx.Node], own: Collection[fx.Node] = ()) -> fx.Node:
