@@ -245,3 +245,18 @@ def test_one_weight_three_times_in_a_chain() -> None:
     (done,) = applied(program, graph, "reorder-matmul-chain")
     assert len(done.step.matches) == 1
     assert done.snapshot.totals.launches == 1
+
+
+def test_zeros_in_the_place_of_a_bias_are_counted() -> None:
+    class Uneven(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.plain, self.biased = nn.Linear(3, 8, bias=False), nn.Linear(3, 8)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.plain(x), self.biased(x)
+
+    for rows, matches in ((1, 0), (3, 1)):  # 12 bytes of the input for each row, against 32 of zeros
+        program, graph = captured(Uneven(), torch.randn(rows, 3))
+        (done,) = applied(program, graph, "merge-parallel-matmuls")
+        assert len(done.step.matches) == matches, done.step.misses

@@ -140,7 +140,7 @@ def _why_not(group: Group, side: str, still: Collection[fx.Node]) -> str:
     if group[0].bias is not None and group[0].bias not in still:
         parts.append(concatenation([one.bias for one in group if one.bias], 0))
     saved = (len(group) - 1) * read_bytes(_operands(group[0], side)[0])
-    spent = sum(each.bytes for each in parts)
+    spent = sum(each.bytes for each in parts) + _zeros(group)
     copies = []
     if spent <= saved:
         copies = [size for one, value in zip(group, _values_after(group, dim), strict=True) for size in forced_copies(one.node, value)]
@@ -149,11 +149,18 @@ def _why_not(group: Group, side: str, still: Collection[fx.Node]) -> str:
     if spent > saved:
         return (
             f"The {len(group)} products would read {saved:,} bytes less, but the copies that put operands side by side, and those that"
-            f" readers then need, move {spent:,}."
+            f" readers then need, or zeros in the place of biases, move {spent:,}."
         )
     if launches > len(group) - 1:
         return f"{launches} copies would take the place of {len(group) - 1} products."
     return ""
+
+
+def _zeros(group: Group) -> int:
+    """Bytes of the zeros for products without a bias, beside one that has one."""
+    if all(one.bias is None for one in group):
+        return 0
+    return sum(value_of(one.node).shape[-1] * value_of(one.node).element_size() for one in group if one.bias is None)
 
 
 def _values_after(group: Group, dim: int) -> tuple[Tensor, ...]:
