@@ -79,7 +79,6 @@ FORMS = {
     "other number of keys": Case(form.plain, FIRST, (BATCH, HEADS, 7, WIDTH)),
     "values of another width": Case(form.plain, FIRST, FIRST, (BATCH, HEADS, ROWS, 6)),
     "one query": Case(form.plain, (BATCH, HEADS, 1, WIDTH), FIRST),
-    "one key": Case(form.plain, FIRST, (BATCH, HEADS, 1, WIDTH)),
     "batch of one": Case(form.heads_last, (1, ROWS, HEADS, WIDTH)),
     "one head": Case(form.heads_last, (BATCH, ROWS, 1, WIDTH)),
     "width of one": Case(form.heads_last, (BATCH, ROWS, HEADS, 1)),
@@ -128,6 +127,16 @@ def test_softmax_written_out_is_found_in_inference(function: form.Function) -> N
     step = fused(Case(function), "inference")
     assert len(step.matches) == 1, step.misses
     assert step.verdict.kind == "rounding"
+
+
+ONE_KEY = Case(form.plain, FIRST, (BATCH, HEADS, 1, WIDTH))
+
+
+def test_one_key_is_left_alone_in_training_where_by_hand_gradients_are_exactly_zero() -> None:
+    assert len(fused(ONE_KEY, "inference").matches) == 1
+    trained = fused(ONE_KEY, "training")
+    assert not trained.matches
+    assert "every probability is 1" in trained.misses[0].reason
 
 
 REFUSED = {

@@ -89,6 +89,11 @@ def _checked(found: Attention) -> Kernel:
         raise NotAttention("Two masks put different numbers in the place of scores.")
     if any(masking.fill is not None and masking.fill * masking.factor > SHALLOWEST for masking in found.scores.maskings):
         raise NotAttention("The scale after its mask raises what the mask puts in the place of scores, so that it may not hide a key.")
+    keys = found.scores.sizes[found.scores.keys]
+    if found.backward and isinstance(keys, int) and keys == 1:
+        raise NotAttention(
+            "Over one key every probability is 1, and the scores' gradients are zero, where the kernel leaves rounding errors."
+        )
     layout = Layout(found.scores)
     if any(layout.order(axes) is None for axes in (found.scores.axes, *(masking.axes for masking in found.scores.maskings))):
         raise NotAttention("Its mask cuts the batch, the heads or the keys at other places than the scores.")
