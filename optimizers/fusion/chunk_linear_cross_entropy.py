@@ -12,7 +12,8 @@ falls is the peak.**
 
 ## When it does not apply
 When somebody else reads the logits, they must exist. Models of transformers return them beside the loss: a model (or a `loss`) that returns the loss alone shows what is gained. Neither
-when something stands between the layer and the log-softmax, such as Gemma 2's tanh. Losses of single rows whose gradients depend on the forward pass, as where the largest are
+when something stands between the layer and the log-softmax, such as Gemma 2's tanh, or when labels are smoothed, since every
+word's log-probability then counts. Losses of single rows whose gradients depend on the forward pass, as where the largest are
 chosen, are not known in time. Where a chunk would hold all
 rows, or the workspace be larger than the logits, nothing is gained.
 

@@ -264,7 +264,7 @@ class Gradients:
             terms.append(found)
         if not any(terms):
             return None
-        nodes = {bound[node] for node in template.nodes if node in bound and node not in forward}
+        nodes = {bound[node] for node in template.nodes if node in bound and node not in forward} - set(forward.values())
         grad = bound[template.grad]
         edge = next((node, at) for node in sorted(nodes) for at, arg in enumerate(reads(node)) if through(arg) is grad)
         return Backward(edge, sorted(nodes), terms, grad)
@@ -305,15 +305,16 @@ def _written(part: Part) -> Any:
     return tuple(nodes), tuple((tuple(value.shape), value.stride(), value.dtype, str(value.device)) for value in values)
 
 
-def _traced(part: Part) -> _Template:
-    """Lets autograd write the part's backward, with a copy of an input for each time that it is read."""
+def _traced(part: Part, wanted: Sequence[bool] | None = None) -> _Template:
+    """Lets autograd write the part's backward, with a copy of an input for each time that it is read; the gradients of all inputs, or those wanted."""
     places = [edge for edges in part.edges for edge in edges]
+    asked = [each for each, edges in zip(wanted or [True] * len(part.edges), part.edges, strict=True) for _ in edges]
     body = fx.Interpreter(_with_copies(part, places))
     floating: list[int] = []
 
     def backward(grad: Tensor, *values: Tensor) -> list[Tensor | None]:
-        leaves = [value.detach().requires_grad_() if value.is_floating_point() else value for value in values]
-        floating.extend(at for at, value in enumerate(values) if value.is_floating_point())
+        floating.extend(at for at, value in enumerate(values) if value.is_floating_point() and asked[at])
+        leaves = [value.detach().requires_grad_() if at in floating else value for at, value in enumerate(values)]
         wanted = [leaf for leaf in leaves if leaf.requires_grad]
         return list(torch.autograd.grad(body.run(*leaves), wanted, grad, allow_unused=True))
 
@@ -353,9 +354,9 @@ def _with_copies(part: Part, places: Sequence[Edge]) -> fx.GraphModule:
 
 def write_backward(gm: fx.GraphModule, part: Part, grad: fx.Node, wanted: Sequence[bool]) -> list[fx.Node | None]:
     """Writes, at the graph's insertion point, what autograd writes for a part: the gradient of each input that is wanted."""
-    template = _traced(part)
+    template = _traced(part, wanted)
     made = _forward(part, template) | {template.grad: grad}
-    leaves = [[leaf for leaf in each if leaf is not None] if want else [] for each, want in zip(template.leaves, wanted, strict=True)]
+    leaves = [[leaf for leaf in each if leaf is not None] for each in template.leaves]
     needed = {through(leaf) for each in leaves for leaf in each}
     for node in reversed(template.nodes):
         if node in needed and node not in made:

@@ -9,13 +9,14 @@ import torch
 from torch import fx
 
 from optimizers.editing import call
-from optimizers.patterns.expressions import is_float_cast, value
+from optimizers.patterns.expressions import forward_readers, is_float_cast, value
 from optimizers.patterns.gradients import NotWhole, Part, part
 from optimizers.patterns.numbering import through
 
 aten = torch.ops.aten
 VIEWS = (aten.view.default, aten._unsafe_view.default)
 PRODUCTS = (aten.mm.default, aten.addmm.default)
+SUMS = (aten.sum.dim_IntList, aten.sum.default, aten.mean.dim, aten.mean.default)
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,17 @@ def read(loss: fx.Node) -> LinearLoss | None:
         NotWhole: with the reason why the logits cannot be left out.
     """
     logs = through(loss.args[0])  # type: ignore[arg-type]
-    if logs.target is not aten._log_softmax.default or value(logs).dim() != 2:
+    while logs.target in VIEWS and _keeps_rows(logs, value(logs).shape[-1]):
+        logs = through(logs.args[0])  # type: ignore[arg-type]
+    if logs.target is not aten._log_softmax.default or value(loss.args[0]).dim() != 2:  # type: ignore[arg-type]
         return None
-    if logs.args[1] not in (1, -1):
+    if logs.args[1] not in (value(logs).dim() - 1, -1):
         raise NotWhole("Its log-softmax is not over the words.")
     path, product = _path(logs)
     if product is None:
         return None
+    if any(reader.target in SUMS for reader in forward_readers(logs)):
+        raise NotWhole("Its labels are smoothed: a sum over all words reads the log-probabilities, and the loop over chunks makes none.")
     if loss.args[2] is not None:
         raise NotWhole("Its classes have weights, which the loop over chunks does not know.")
     output = next((user for user in loss.users if user.target is operator.getitem and user.args[1] == 0), None)
@@ -111,10 +116,10 @@ def chosen_rows(gm: fx.GraphModule, found: LinearLoss, x: fx.Node) -> fx.Node:
         return x
     for node in found.path:
         if node.target in VIEWS:
-            x = _viewed(gm, x, (*value(node).shape[:-1], width))
+            x = viewed(gm, x, (*value(node).shape[:-1], width))
         elif node.target is aten.slice.Tensor:
             x = call(gm, aten.slice.Tensor, x, *node.args[1:])
-    return _viewed(gm, x, (-1, width))
+    return viewed(gm, x, (-1, width))
 
 
 def given_back(gm: fx.GraphModule, found: LinearLoss, gradient: fx.Node, tokens: int) -> fx.Node:
@@ -125,15 +130,16 @@ def given_back(gm: fx.GraphModule, found: LinearLoss, gradient: fx.Node, tokens:
     for node in reversed(found.path):
         before = (*value(node.args[0]).shape[:-1], width)  # type: ignore[arg-type]
         if node.target in VIEWS:
-            gradient = _viewed(gm, gradient, before)
+            gradient = viewed(gm, gradient, before)
         elif node.target is aten.slice.Tensor:
             dim, start, end, step = (*node.args[1:], *(0, 0, 2**63 - 1, 1)[len(node.args) - 1 :])
             shape = (*value(node).shape[:-1], width)
-            gradient = call(gm, aten.slice_backward.default, _viewed(gm, gradient, shape), list(before), dim, start, end, step)
-    return _viewed(gm, gradient, (tokens, width))
+            gradient = call(gm, aten.slice_backward.default, viewed(gm, gradient, shape), list(before), dim, start, end, step)
+    return viewed(gm, gradient, (tokens, width))
 
 
-def _viewed(gm: fx.GraphModule, x: fx.Node, shape: tuple[int, ...]) -> fx.Node:
+def viewed(gm: fx.GraphModule, x: fx.Node, shape: tuple[int, ...]) -> fx.Node:
+    """The tensor in another shape: a view, or where its layout allows none a copy."""
     if tuple(value(x).shape) == shape:
         return x
     if not value(x).is_contiguous():

@@ -1,4 +1,4 @@
-"""Recognizes log-softmax written by hand, and the mean of what targets pick from it."""
+"""Recognizes log-softmax written by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from optimizers.patterns.expressions import forward_readers, number, operands, value
+from optimizers.patterns.expressions import forward_readers, operands, value
 from optimizers.patterns.gradients import NotWhole, Part, part
 from optimizers.patterns.numbering import Numbering, through
 
@@ -89,43 +89,3 @@ def _less(node: fx.Node, x: fx.Node, dim: int | None, numbers: Numbering, total:
     if pair is None or not keeps or not (numbers.same(pair[0], x) and numbers.same(pair[1], node)):
         raise NotWhole(f"{node.name} is not only taken from the values that it sums.")
     return readers[0]
-
-
-def read_picked_mean(node: fx.Node) -> Part | None:
-    """−mean of what targets pick from rows, which reads the rows [N, C] and the targets [N]; starts at `gather` or `index`.
-
-    Raises:
-        NotWhole: with the reason why it is not.
-    """
-    if node.target is aten.index.Tensor:
-        return _refuse_index(node)
-    rows, dim, chosen = node.args[:3]
-    spread = through(chosen)  # type: ignore[arg-type]
-    if value(rows).dim() != 2 or dim not in (1, -1) or spread.target not in (aten.unsqueeze.default, aten.view.default):  # type: ignore[arg-type]
-        return None
-    target = through(spread.args[0])  # type: ignore[arg-type]
-    if value(target).dim() != 1 or value(node).shape != (value(target).shape[0], 1) or target.meta["val"].shape[0] != value(rows).shape[0]:  # type: ignore[arg-type]
-        return None
-    output, sign = node, 1
-    averaged = False
-    while not (averaged and sign < 0):
-        readers = [reader for reader in forward_readers(output) if reader.op != "output"]
-        if len(readers) != 1:
-            raise NotWhole(f"{output.name} is read by {len(readers)} others, not by one mean.")
-        output = readers[0]
-        if output.target is aten.neg.default or (output.target is aten.mul.Tensor and -1.0 in map(number, output.args)):
-            sign = -sign
-        elif output.target in (aten.mean.default,) and not output.kwargs:
-            averaged = True
-        elif averaged or output.target not in (aten.squeeze.dim, aten.squeeze.dims, aten.view.default, aten.squeeze.default):
-            raise NotWhole(f"What the targets pick goes into {output.name}, not into the mean of its negative.")
-    return part(output, through(rows), target)  # type: ignore[arg-type]
-
-
-def _refuse_index(node: fx.Node) -> None:
-    indices = node.args[1]
-    if not isinstance(indices, (list, tuple)) or len(indices) != 2 or not all(isinstance(each, fx.Node) for each in indices):
-        return
-    first = through(indices[0])  # type: ignore[arg-type]
-    if value(node.args[0]).dim() == 2 and first.target is aten.arange.default and value(node.args[0]).is_floating_point():  # type: ignore[arg-type]
-        raise NotWhole("Indexing counts negative targets from the end, and the loss ignores or refuses them: the values differ.")
