@@ -214,13 +214,29 @@ def _bytes_read(node: fx.Node, packet: Any, value: Any) -> int:
 
 
 def _once(reads: Sequence[fx.Node], sizes: Sequence[int]) -> int:
-    """Bytes of operands; of several views of the same memory no more than that memory."""
-    shown: dict[fx.Node, int] = {}
+    """Bytes of operands; of several views of the same memory no more than that memory, and of several views of one part of it no more than
+    that part."""
+    shown: dict[fx.Node, dict[fx.Node, int]] = {}
     for read, size in zip(reads, sizes, strict=True):
-        memory = _memory_of(read)
-        shown[memory] = shown.get(memory, 0) + size
-    of_one = {_memory_of(read): size for read, size in zip(reads, sizes, strict=True)}
-    return sum(size if size == of_one[memory] else min(size, _stored_bytes(memory.meta.get("val"))) for memory, size in shown.items())
+        parts = shown.setdefault(_memory_of(read), {})
+        part = _part_of(read)
+        parts[part] = min(parts[part] + size, max(size, _stored_bytes(part.meta.get("val")))) if part in parts else size
+    return sum(
+        sum(parts.values()) if len(parts) == 1 else min(sum(parts.values()), _stored_bytes(memory.meta.get("val")))
+        for memory, parts in shown.items()
+    )
+
+
+def _part_of(node: fx.Node) -> fx.Node:
+    """The first of the views behind a node that shows as many bytes as it does: what cut the part out, or the memory itself."""
+    size = _stored_bytes(node.meta.get("val"))
+    while node.op == "call_function" and node.all_input_nodes:
+        source = node.all_input_nodes[0]
+        cut = node.target is operator.getitem and is_view(source.target)
+        if cut or not is_view(node.target) or _stored_bytes(source.meta.get("val")) != size:
+            break
+        node = source
+    return node
 
 
 def _memory_of(node: fx.Node) -> fx.Node:
