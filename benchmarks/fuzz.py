@@ -40,7 +40,7 @@ def main() -> None:
         if options.show:
             print(model.text)
         with nullcontext() if options.compile else interpreted_kernels():
-            outcome = tried(model.source(), seed, chosen, rounds=options.rounds)
+            outcome = tried(model.source(), seed, chosen, rounds=options.rounds, special=model.special)
         matched.update(outcome.matched)
         captured += outcome.captured
         if outcome.not_captured:
@@ -78,7 +78,7 @@ def shortest(model: RandomModel, violation: Violation, chosen: Sequence[Optimiza
 
     def fails(candidate: RandomModel) -> bool:
         with interpreted_kernels():
-            found = tried(candidate.source(), model.seed, chosen, (violation.mode,)).violations
+            found = tried(candidate.source(), model.seed, chosen, (violation.mode,), special=candidate.special).violations
         return any(each.optimization == violation.optimization and each.promise[:8] == violation.promise[:8] for each in found)
 
     return minimized(model, fails)

@@ -58,7 +58,8 @@ class Example:
 @dataclass(frozen=True)
 class Optimization:
     """One optimization. `find(gm, **parameters)` only reads; `rewrite(gm, match)` changes one place. `explain(gm, **parameters)`, of those that
-    have one, says for every producer and consumer whether they come together, and why not. What is `costly` to find is not looked for unasked."""
+    have one, says for every producer and consumer whether they come together, and why not. What is `costly` to find is not looked for unasked. What holds
+    for `finite` values only may give another result where infinities, or values that overflow in between, meet one another."""
 
     name: str
     summary: str
@@ -72,6 +73,7 @@ class Optimization:
     applies_to: tuple[str, ...] = ("inference", "training")
     explain: Callable[..., list[PairRecord]] | None = None
     costly: bool = False
+    finite: bool = False
 
     @property
     def record(self) -> OptimizationRecord:

@@ -40,7 +40,7 @@ def one_thread() -> Iterator[None]:
 def outcomes() -> list[tuple[RandomModel, Outcome]]:
     models = map(random_model, SEEDS)
     with interpreted_kernels():
-        return [(model, tried(model.source(), model.seed, rounds=1)) for model in models]
+        return [(model, tried(model.source(), model.seed, rounds=1, special=model.special)) for model in models]
 
 
 def test_no_optimization_breaks_a_promise_on_random_models(outcomes: list[tuple[RandomModel, Outcome]]) -> None:

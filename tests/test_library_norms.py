@@ -20,7 +20,7 @@ from graphs.rms_norm import launches
 from graphs.snapshot import snapshot
 from graphs.sources.base import ModelSource
 from graphs.sources.hugging_face import config_source
-from optimizers.base import Function
+from optimizers.base import Example, Function
 from optimizers.catalog import named
 from optimizers.pipeline import Applied, apply
 from optimizers.verify import Judge
@@ -367,4 +367,22 @@ def test_exchanged_operands_of_sums_and_products_are_found_too() -> None:
             node.args = node.args[::-1]
     step = applied(program, "fuse-layer-norm").step
     assert len(step.matches) == 1, step.misses
+    assert step.verdict.kind == "rounding"
+
+
+def test_a_product_that_is_normalized_is_no_weight_of_the_norm() -> None:
+    """x · w / root(mean((x · w)²)): w belongs to what is normalized."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.randn(6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = x * self.scale
+            return y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+
+    program = capture(Example(Scaled, lambda: (torch.randn(3, 4, 6),)).source(), "training", "cpu").program
+    step = apply(program, snapshot(program), "fuse-rms-norm", {}, Judge(program)).step
+    assert len(step.matches) == 1
     assert step.verdict.kind == "rounding"

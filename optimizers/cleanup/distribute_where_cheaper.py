@@ -13,6 +13,7 @@ becomes `4 * x`, and `x @ y + x @ z` becomes `x @ (y + z)`. The same for differe
 Two products round otherwise than one, so values change in their last digits. Left alone:
 - a product that others read too: it would be computed anyway;
 - matrices whose sum is larger than what it saves: adding two 4096 × 4096 matrices for the sake of one row is no gain;
+- products that overflow are not looked for: where `x * y` is infinite and `x * z` is minus infinity, their sum is no number, and `x * (y + z)` may be one;
 - whole numbers of another dtype than the sum, and constants that overflow.
 
 ## Try it
@@ -192,4 +193,5 @@ OPTIMIZATION = Optimization(
         Example(lambda: Function(lambda n: n * 2 + n * 0.5), lambda: (torch.arange(4),), reason="dtype"),
     ),
     exactness="rounding",
+    finite=True,
 )

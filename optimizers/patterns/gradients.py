@@ -316,7 +316,10 @@ def _traced(part: Part, wanted: Sequence[bool] | None = None) -> _Template:
         floating.extend(at for at, value in enumerate(values) if value.is_floating_point() and asked[at])
         leaves = [value.detach().requires_grad_() if at in floating else value for at, value in enumerate(values)]
         wanted = [leaf for leaf in leaves if leaf.requires_grad]
-        return list(torch.autograd.grad(body.run(*leaves), wanted, grad, allow_unused=True))
+        result = body.run(*leaves)
+        if not result.requires_grad:  # of whole numbers, say
+            return [None for _ in wanted]
+        return list(torch.autograd.grad(result, wanted, grad, allow_unused=True))
 
     values = [read_at(edge).meta["val"].detach() for edge in places]
     mode = detect_fake_mode(values)

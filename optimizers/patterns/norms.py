@@ -250,6 +250,8 @@ def _weight_inside(normal: fx.Node, values: fx.Node, shape: tuple[int, ...]) -> 
     """The weight of weight · x / root."""
     pair = operands(normal, (*PRODUCTS, *QUOTIENTS))
     for arg in pair or ():
+        if isinstance(arg, fx.Node) and through(arg) is values:
+            continue  # what is normalized may be a product with a weight itself
         inner = operands(arg, PRODUCTS)
         for one in inner or ():
             if isinstance(one, fx.Node) and tuple(value(one).shape) == shape and value(values).dim() > len(shape):

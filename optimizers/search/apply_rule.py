@@ -99,4 +99,5 @@ OPTIMIZATION = Optimization(
         Parameter("reverse", 0, 0, 1, "1: from the smaller side to the larger"),
     ),
     exactness="rounding",
+    finite=True,
 )

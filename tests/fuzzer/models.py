@@ -51,6 +51,11 @@ class RandomModel:
     loss: str
 
     @property
+    def special(self) -> bool:
+        """Do the inputs hold infinities and what is no number?"""
+        return SPECIAL in self.text
+
+    @property
     def text(self) -> str:
         """The program: a class Model, its inputs and its loss."""
         init = "".join(f"        {name} = {code}\n" for name, code in self.layers)
@@ -84,7 +89,7 @@ class RandomModel:
                     model, args = source.build().train(training), source.inputs()
                     with torch.set_grad_enabled(training):
                         loss = source.loss(model(*args))  # type: ignore[misc]
-                if not bool(loss.isfinite()) and SPECIAL not in self.text:
+                if not bool(loss.isfinite()) and not self.special:
                     return "the loss is not a number"
                 loss.backward()
         except Exception as error:
