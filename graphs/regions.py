@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import operator
 import weakref
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -152,16 +152,27 @@ def _parts(node: fx.Node, results: Sequence[fx.Node]) -> list[fx.Node]:
 
 def _make_room(nodes: Sequence[fx.Node]) -> None:
     """Moves what reads the region's results, and stands before its end, behind its end."""
-    inside, late = set(nodes), []
-    depends: set[fx.Node] = set(nodes)
-    for node in _between(nodes[0], nodes[-1]):
-        if node not in inside and any(read in depends for read in node.all_input_nodes):
-            depends.add(node)
-            late.append(node)
     after = nodes[-1]
-    for node in late:
+    for node in must_follow(_between(nodes[0], nodes[-1]), nodes):
         after.append(node)
         after = node
+
+
+def must_follow(later: Iterable[fx.Node], nodes: Collection[fx.Node]) -> list[fx.Node]:
+    """Which of the nodes `later`, given in order, cannot run before all of `nodes`: those that read them, directly or not, and behind one
+    that draws random numbers every other that does, for the order of draws must stay."""
+    from graphs.randomness import is_random
+
+    depends, found, drawn = set(nodes), [], False
+    for node in later:
+        if node in depends:
+            continue
+        draws = is_random(node)
+        if drawn and draws or any(read in depends for read in node.all_input_nodes):
+            depends.add(node)
+            found.append(node)
+            drawn = drawn or draws
+    return found
 
 
 def _between(first: fx.Node, last: fx.Node) -> Iterator[fx.Node]:
@@ -174,15 +185,8 @@ def _between(first: fx.Node, last: fx.Node) -> Iterator[fx.Node]:
 def has_outside_path(nodes: Collection[fx.Node]) -> bool:
     """Does a path lead from one of the nodes to another through a node that is not among them? Then they cannot be one region."""
     order = sorted(nodes)
-    inside, tainted = set(order), set()
-    for node in _between(order[0], order[-1].next):
-        reads = node.all_input_nodes
-        if node in inside:
-            if any(read in tainted for read in reads):
-                return True
-        elif any(read in inside or read in tainted for read in reads):
-            tainted.add(node)
-    return False
+    late = set(must_follow(_between(order[0], order[-1].next), order))
+    return any(read in late for node in order for read in node.all_input_nodes)
 
 
 def traced(function: Callable[..., Any], *nodes: fx.Node) -> fx.GraphModule:

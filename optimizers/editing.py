@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from graphs.cost import is_view
 from graphs.randomness import is_random
-from graphs.regions import Prepared, traced
+from graphs.regions import Prepared, must_follow, traced
 
 WEIGHTS = ("parameter", "buffer")
 
@@ -120,13 +120,8 @@ def move_readers_behind(first: fx.Node, made: Sequence[fx.Node]) -> None:
     """
     if made[0] < first:
         return
-    depends, late = set(made), []
-    for node in between(first, made[0])[:-1]:
-        if any(read in depends for read in node.all_input_nodes):
-            depends.add(node)
-            late.append(node)
     after = made[-1]
-    for node in late:
+    for node in must_follow(between(first, made[0])[:-1], made):
         after.append(node)
         after = node
 

@@ -6,11 +6,13 @@ fill a GPU.
 
 ## What changes
 Filters with the same kernel, stride, padding and dilation are put side by side as output channels of one convolution; a split, which
-copies nothing, hands each branch its channels (Jia et al. 2019, *TASO*, figure 2). In inference the filters are put together once.
+copies nothing, hands each branch its channels (Jia et al. 2019, *TASO*, figure 2). In inference the filters are put together once. In training so are the gradients of their
+outputs, for one backward: it reads the image once, and sums the gradient of the image inside, where each branch had written its own for an addition to read.
 
 ## When it does not apply
 Kernels of different size: `enlarge-convolution` can make them equal, at a price. Convolutions in groups: their outputs would interleave.
-In training, putting filters together is a copy in every step, which must be smaller than the image that is no longer read again.
+In training, putting filters together is a copy in every step, which must be smaller than the image that is no longer read again; for the backward
+so is putting gradients together, as large as what the branches give. It pays where branches narrow a wide image, and not in the first layer, whose image has no gradient.
 
 ## Try it
 `enlarge-convolution,merge-parallel-convolutions` on a residual block with a 1×1 shortcut.
@@ -27,6 +29,7 @@ from torch import Tensor, fx, nn
 from optimizers.base import Example, Match, Miss, Optimization, phase_of, value_of
 from optimizers.editing import between, forced_copies, move_readers_behind, prepare, split, weights_that_stand_still
 from optimizers.patterns.convolution import Convolution, read_convolution
+from optimizers.patterns.convolution_backward import groups_of_one_image, merge, why_not
 from optimizers.patterns.linear import concatenation, depends_on_another, read_bytes
 from optimizers.patterns.numbering import numbers_past_views
 from optimizers.record import Claim
@@ -53,6 +56,12 @@ def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
                 continue
             nodes = tuple(one.node for one in group)
             yield Match(nodes[0], nodes, still, f"{len(group)} convolutions of one image")
+    for passes in groups_of_one_image(gm):
+        reason = why_not(passes)
+        if reason:
+            yield Miss(passes[0].node, reason)
+        else:
+            yield Match(passes[0].node, tuple(one.node for one in passes), None, f"backward of {len(passes)} convolutions of one image")
 
 
 def _form(one: Convolution, still: Collection[fx.Node]) -> Hashable:
@@ -104,6 +113,9 @@ def _values_after(group: list[Convolution]) -> tuple[Tensor, ...]:
 
 def rewrite(gm: fx.GraphModule, match: Match) -> None:
     """One convolution before the first, or behind what it needs, and a part of its channels for each."""
+    if match.data is None:
+        merge(gm, match.nodes)
+        return
     still: Collection[fx.Node] = match.data
     group: list[Convolution] = [read_convolution(node) for node in match.nodes]  # type: ignore[misc]
     weights = concatenation([one.weight for one in group], _dim(group[0]), still)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, fx
 
 from graphs.cost import cost
+from graphs.randomness import is_random
 from optimizers.planning.edges import Edge, edge, source_of
 from optimizers.planning.fits import MOST_OPERANDS, Fit, Group, beside, fit, group_of
 from optimizers.planning.loops import Loop, loop_of
@@ -103,6 +104,11 @@ class Plan:
         order = [*sorted(above, key=lambda g: g.rank), first, *sorted(below, key=lambda g: g.rank)]
         for group, rank in zip(order, ranks[: len(above) + 1] + ranks[len(above) + 2 :], strict=True):
             group.rank = rank
+        if is_random(node):  # the order of draws must stay
+            if drawn is not None:
+                drawn.after.add(group)
+                group.before.add(drawn)
+            drawn = group
 
 
 def _launches_several(group: Group) -> bool:
@@ -146,6 +152,7 @@ def unfused(gm: fx.GraphModule, apart: Collection[Pair] = ()) -> Plan:
         apart: pairs of names that must not share a kernel; their edge is kept, and refused.
     """
     plan = Plan(gm)
+    drawn: Group | None = None
     for rank, node in enumerate(gm.graph.nodes):
         loop = plan.loops[node] = loop_of(node)
         if loop.kind in ("view", "fill", "data"):
