@@ -17,7 +17,8 @@ from optimizers.base import value_of
 from optimizers.editing import between, call, move_readers_behind, split
 from optimizers.editing import part as result
 from optimizers.patterns.gradients import Backward, NotWhole, replace_terms, total
-from optimizers.patterns.linear import arrangement, concatenation, depends_on_another, numbers_past_views, read_bytes
+from optimizers.patterns.linear import arrangement, concatenation, depends_on_another, read_bytes
+from optimizers.patterns.numbering import numbers_past_views
 
 aten = torch.ops.aten
 ADDITION = 3  # an addition reads two tensors and writes one

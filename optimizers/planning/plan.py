@@ -104,11 +104,6 @@ class Plan:
         order = [*sorted(above, key=lambda g: g.rank), first, *sorted(below, key=lambda g: g.rank)]
         for group, rank in zip(order, ranks[: len(above) + 1] + ranks[len(above) + 2 :], strict=True):
             group.rank = rank
-        if is_random(node):  # the order of draws must stay
-            if drawn is not None:
-                drawn.after.add(group)
-                group.before.add(drawn)
-            drawn = group
 
 
 def _launches_several(group: Group) -> bool:
@@ -159,6 +154,11 @@ def unfused(gm: fx.GraphModule, apart: Collection[Pair] = ()) -> Plan:
             continue
         group = plan.group[node] = group_of(node, loop)
         group.rank = rank
+        if is_random(node):  # the order of draws must stay
+            if drawn is not None:
+                drawn.after.add(group)
+                group.before.add(drawn)
+            drawn = group
         for read in node.all_input_nodes:
             source, views = source_of(read)
             if source in plan.group:
