@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from graphs.cost import is_view
 from graphs.randomness import is_random
 from graphs.regions import Prepared, must_follow, traced
+from optimizers.patterns.layouts import takes
 
 WEIGHTS = ("parameter", "buffer")
 
@@ -128,11 +129,13 @@ def move_readers_behind(first: fx.Node, made: Sequence[fx.Node]) -> None:
 
 def forced_copies(node: fx.Node, value: Tensor) -> list[int]:
     """Bytes of the copies that become necessary when the node gives `value`, of the same shape but with other strides: some views of
-    it, or views of those, may no longer be views. `value` may be on the meta device, which is fastest."""
+    it, or views of those, may no longer be views, and some readers take one layout only. `value` may be on the meta device, which is fastest."""
     copies, queue = [], [(node, value)]
     while queue:
         read, now = queue.pop()
         for user in read.users:
+            if not takes(user, now):
+                copies.append(now.numel() * now.element_size())
             if not is_view(user.target) or not isinstance(user.meta.get("val"), Tensor):
                 continue
             args, kwargs = fx.map_arg((user.args, user.kwargs), lambda each, read=read, now=now: now if each is read else each.meta["val"])  # type: ignore[misc]

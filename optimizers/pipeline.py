@@ -20,6 +20,7 @@ from graphs.record import GraphSnapshot, Totals
 from graphs.snapshot import snapshot
 from optimizers.base import Match, Miss, Optimization, is_random
 from optimizers.catalog import catalog, named, parse_settings
+from optimizers.patterns.layouts import unreadable
 from optimizers.record import Claim, MatchRecord, MissRecord, Offer, SearchRecord, StepRecord
 from optimizers.verify import Judge
 
@@ -215,6 +216,8 @@ def _propagate(gm: fx.GraphModule, fresh: set[fx.Node]) -> None:
                 continue
             if bodies(node) or held_graph(node) is not None:
                 continue  # what a body gives has the shapes that it was captured with
+            for read in unreadable(node):
+                node.replace_input_with(read, _in_order(gm, node, read))
             value = _fake_value(gm, node)
             if _layout(value) != _layout(node.meta.get("val")):
                 dirty.update(node.users)
@@ -231,12 +234,17 @@ def _fake_value(gm: fx.GraphModule, node: fx.Node) -> object:
         if node.target not in VIEWS:
             raise
     # The new layout does not allow this view: copy first, and count the copy.
+    node.update_arg(0, _in_order(gm, node, node.args[0]))  # type: ignore[arg-type]
+    return _call(node)
+
+
+def _in_order(gm: fx.GraphModule, node: fx.Node, read: fx.Node) -> fx.Node:
+    """A copy of what the node reads, whose elements lie in order."""
     with gm.graph.inserting_before(node):
-        copied = gm.graph.call_function(torch.ops.aten.clone.default, (node.args[0],), {"memory_format": torch.contiguous_format})
+        copied = gm.graph.call_function(torch.ops.aten.clone.default, (read,), {"memory_format": torch.contiguous_format})
     copied.meta["origin"] = node.meta["origin"]
     copied.meta["val"] = _call(copied)
-    node.update_arg(0, copied)
-    return _call(node)
+    return copied
 
 
 def _call(node: fx.Node) -> object:

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from graphs.bodies import bodies, held_graph
 from graphs.cost import is_view
 from graphs.regions import Prepared, region_of
+from optimizers.patterns.layouts import takes
 from optimizers.patterns.onednn import LAST, with_channels_last
 
 aten = torch.ops.aten
@@ -42,6 +43,8 @@ def _needs(node: fx.Node, reader: fx.Node, found: dict[fx.Node, fx.Node]) -> fx.
         return None  # a result may come in any order: shape and dtype say what it is
     region = region_of(reader)
     if reader.target in OF_MEMORY or bodies(reader) or held_graph(reader) is not None or (region and not isinstance(region, Prepared)):
+        return reader
+    if isinstance(node.meta["val"], Tensor) and not takes(reader, _imagined(node)):
         return reader
     if reader.target in VIEWS:
         return None if _allows(node, reader) else reader
