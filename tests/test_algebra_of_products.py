@@ -260,3 +260,39 @@ def test_zeros_in_the_place_of_a_bias_are_counted() -> None:
         program, graph = captured(Uneven(), torch.randn(rows, 3))
         (done,) = applied(program, graph, "merge-parallel-matmuls")
         assert len(done.step.matches) == matches, done.step.misses
+
+
+def test_a_part_of_a_merged_product_is_copied_for_a_group_norm_or_not_merged() -> None:
+    """A group norm refuses a slice; the copy that it needs is counted."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+            self.norm = nn.GroupNorm(1, 2)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.norm(self.one(x)), self.two(x)
+
+    program = capture(Example(Model, lambda: (torch.randn(8, 2, 5, 4),)).source(), "inference", "cpu").program
+    step = apply(program, snapshot(program), "merge-parallel-matmuls", {}, Judge(program)).step
+    assert step.verdict.kind in ("bitwise", "rounding")
+    assert step.claim_broken == ()
+
+
+class Repeated(nn.Module):
+    """Rows that a batch repeats by strides are no view as a matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.expand(2, 3, 5, 8) * 2)
+
+
+def test_a_scale_of_what_a_batch_repeats_stays() -> None:
+    program = capture(Example(Repeated, lambda: (torch.randn(3, 5, 8),)).source(), "inference", "cpu").program
+    step = apply(program, snapshot(program), "fold-scale-into-linear", {}, Judge(program)).step
+    assert not step.matches
+    assert any("only as a copy" in miss.reason for miss in step.misses)

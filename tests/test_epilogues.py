@@ -379,3 +379,21 @@ def test_finding_takes_time_in_proportion_to_the_graph() -> None:
     found = list(of_matmul.find(gm))
     assert len([each for each in found if isinstance(each, Match)]) == 2500
     assert time.perf_counter() - start < 3
+
+
+def test_attention_behind_a_convolution_keeps_rows_that_it_can_read() -> None:
+    """The kernel gives channels last; PyTorch's attention for CPUs would read those as if rows were dense."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(self.layer(x) + x)
+            return functional.scaled_dot_product_attention(y, y, y)
+
+    program = capture(Example(Model, lambda: (torch.randn(2, 4, 5, 6),)).source(), "inference", "cpu").program
+    step = apply(program, snapshot(program), "fuse-convolution-epilogue", {}, Judge(program)).step
+    assert step.verdict.kind in ("bitwise", "rounding")
+    assert any("needs the channels first" in miss.reason for miss in step.misses)

@@ -26,7 +26,7 @@ from torch import Tensor, fx, nn
 
 from optimizers.base import Example, Function, Match, Miss, Optimization, value_of
 from optimizers.editing import prepare, weights_that_stand_still
-from optimizers.patterns.linear import Product, multiply, read_bytes, read_product, reshaped
+from optimizers.patterns.linear import Product, can_be_viewed, multiply, read_bytes, read_product, reshaped
 from optimizers.patterns.scale import WORDS, Step, factor_and_shift, read_step, steps_after, weights_of
 from optimizers.patterns.views import RESHAPES
 from optimizers.record import Claim
@@ -87,6 +87,11 @@ def _in_front(node: fx.Node, still: Collection[fx.Node]) -> Iterator[Match | Mis
         if value_of(product.left).shape[-1] != value_of(node).shape[-1]:
             yield Miss(node, f"{reader.name} reads it with features split or joined.")
             return
+    given = value_of(next(read for read in node.all_input_nodes if read is not step.other))
+    copied = next((product for product in products if product and not can_be_viewed(given, value_of(product.left).shape)), None)
+    if copied is not None:
+        yield Miss(node, f"What it scales lies so that {copied.node.name} could read it only as a copy.")
+        return
     added = sum(_row_bytes(product) for product in products if product and product.bias is None and step.shifts)
     if added > 2 * read_bytes(node):
         yield Miss(node, f"Biases of {added:,} bytes would be read in place of {2 * read_bytes(node):,} bytes moved here.")
