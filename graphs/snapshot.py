@@ -79,7 +79,9 @@ class _Scope:
         if self.origin is None:
             return node.meta["origin"]
         source = source_of_trace(node.meta.get("stack_trace") or "") or self.origin.source
-        was = node.meta.get("was", node.name)  # where it stood before a step moved it out of a loop inside
+        shown = self.name(node)
+        own = shown.removeprefix(self.prefix) if shown.startswith(self.prefix) else node.name
+        was = node.meta.get("was", own)  # where it stood before a step moved it out of a loop inside
         names = tuple(f"{name}{was}" for name in self.origin.names)
         return Origin(self.origin.phase, self.origin.module, source, names)
 

@@ -10,6 +10,9 @@ from torch import fx
 from graphs.cost import is_view
 from graphs.randomness import is_random
 
+aten = torch.ops.aten
+COPIES = (aten.clone.default, aten._to_copy.default)  # nothing is computed
+
 
 def past_views(node: fx.Node) -> fx.Node:
     """The last of the chain of views behind a node, each the only reader of what is before it."""
@@ -26,7 +29,7 @@ def activation_behind(node: fx.Node, beside: Collection[fx.Node]) -> Hashable:
     it reads another of the nodes `beside` too, as in a gated unit: that is one loop over both."""
     last = past_views(node)
     reader = next(iter(last.users)) if len(last.users) == 1 else None
-    if reader is None or not is_unary(reader, last):
+    if reader is None or reader.target in COPIES or not is_unary(reader, last):
         return None
     shown = {past_views(other) for other in beside if other is not node}
     if any(shown.intersection(user.all_input_nodes) for user in past_views(reader).users):

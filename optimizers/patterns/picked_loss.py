@@ -254,6 +254,8 @@ class _Walk:
         dims = node.args[1] if len(node.args) > 1 else list(range(len(shape)))
         dims = {dim % len(shape) for dim in dims}  # type: ignore[operator, union-attr]
         over = math.prod(shape[dim] for dim in dims)
+        if not over:
+            return None  # nothing is summed
         if over == math.prod(shape):
             level = LOSS
         elif form.level == ELEMENTS and dims == {len(shape) - 1}:
