@@ -242,9 +242,8 @@ def test_what_is_left_alone_and_why(function: Callable[..., object], inputs: Inp
     assert any(reason in miss.reason for miss in step.misses), step.misses
 
 
-@pytest.mark.parametrize("mode", ["inference", "training"])
-def test_bert_runs_on_generated_matmuls(mode: str) -> None:
-    program = capture(zoo_source("bert", {"batch": "1", "seq": "16"}), mode, "cpu").program
+def test_bert_in_training_runs_on_generated_matmuls() -> None:
+    program = capture(zoo_source("bert", {"batch": "1", "seq": "16"}), "training", "cpu").program
     graph = snapshot(program)
     found = apply(program, graph, NAME, {}, Judge(program))
     assert found.step.verdict.kind == "rounding", found.step.verdict

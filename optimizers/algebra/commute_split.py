@@ -25,11 +25,10 @@ from torch import Tensor, fx
 
 from optimizers.base import Example, Function, Match, Miss, Optimization, phase_of, value_of
 from optimizers.editing import call, forced_copies, part
-from optimizers.patterns.followers import is_unary, past_views
+from optimizers.patterns.followers import SPLITS, is_unary, past_views
 from optimizers.record import Claim
 
 aten = torch.ops.aten
-SPLITS = (aten.split_with_sizes.default, aten.split.Tensor)
 
 
 def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
