@@ -119,3 +119,15 @@ def test_draws_keep_their_order_when_a_kernel_makes_room() -> None:
     torch.manual_seed(0)
     after = changed.gm(*inputs)
     assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))  # type: ignore[arg-type]
+
+
+def test_two_views_of_one_part_are_that_part_once() -> None:
+    """A product that reads a part and its transpose reads 4 × 4 numbers, though the memory behind holds twice as many."""
+
+    def model(x: Tensor) -> Tensor:
+        part = (x + 1).split(4, 1)[0]
+        return part @ part.t()
+
+    program = program_of(Function(model), torch.randn(4, 8))
+    product = next(node for node in snapshot(program).nodes if node.target == "aten.mm.default")
+    assert product.cost.bytes_read == 4 * 4 * 4
