@@ -27,6 +27,7 @@ from torch import Tensor, fx, nn
 from graphs.cost import value_bytes
 from optimizers.base import Example, Match, Miss, Optimization, value_of
 from optimizers.editing import call
+from optimizers.patterns.linear import reshaped
 from optimizers.record import Claim
 
 aten = torch.ops.aten
@@ -83,19 +84,12 @@ def rewrite(gm: fx.GraphModule, match: Match) -> None:
     gradient, words, _, padding = table.args[:4]
     width = value_of(table).shape[-1]
     with gm.graph.inserting_before(total):
-        at = _flat(gm, words, (-1,))  # type: ignore[arg-type]
-        rows = _flat(gm, gradient, (-1, width))  # type: ignore[arg-type]
+        at = reshaped(gm, words, (-1,))  # type: ignore[arg-type]
+        rows = reshaped(gm, gradient, (-1, width))  # type: ignore[arg-type]
         if isinstance(padding, int) and padding >= 0:
             is_padding = call(gm, aten.unsqueeze.default, call(gm, aten.eq.Scalar, at, padding), 1)
             rows = call(gm, aten.masked_fill.Scalar, rows, is_padding, 0.0)
         total.replace_all_uses_with(call(gm, aten.index_add.default, _other(table, total), 0, at, rows))
-
-
-def _flat(gm: fx.GraphModule, node: fx.Node, shape: tuple[int, ...]) -> fx.Node:
-    """The values under another shape; copied first where they do not lie in order."""
-    if not value_of(node).is_contiguous():
-        node = call(gm, aten.clone.default, node, memory_format=torch.contiguous_format)
-    return call(gm, aten.view.default, node, list(shape))
 
 
 class _Tied(nn.Module):
