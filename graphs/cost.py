@@ -111,6 +111,11 @@ LOOPS: dict[str, Callable[..., Cost]] = {
 ALIASES = (aten._unsafe_view, aten.unsafe_split, aten.unsafe_split_with_sizes, aten.unsafe_chunk)
 
 
+def is_pointwise(target: object) -> bool:
+    """Does the operator compute every element from those at the same place? (torch says so of it.)"""
+    return isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
+
+
 def is_view(target: Any) -> bool:
     """Does the operator return memory of its input? Read from the schema; the unsafe ones say no there but do."""
     if not isinstance(target, torch._ops.OpOverload):
@@ -284,8 +289,7 @@ def _operations(node: fx.Node, packet: Any, value: Any) -> tuple[int, bool, bool
     per_element = PER_ELEMENT.get(packet, OWN_PER_ELEMENT.get(str(packet)))
     if per_element is not None:
         return per_element * first, False, True
-    pointwise = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
-    return (out, False, True) if pointwise else (0, False, False)
+    return (out, False, True) if is_pointwise(node.target) else (0, False, False)
 
 
 def _out_of_place(packet: Any) -> Any:

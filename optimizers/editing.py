@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
-from graphs.cost import is_view
+from graphs.cost import is_pointwise, is_view
 from graphs.randomness import is_random
 from graphs.regions import Prepared, must_follow, traced
 from optimizers.patterns.layouts import takes
@@ -21,14 +21,32 @@ WEIGHTS = ("parameter", "buffer")
 
 def call(gm: fx.GraphModule, target: object, *args: object, **kwargs: object) -> fx.Node:
     """A new node, at the graph's insertion point, with its fake value, since later parts of a rewrite look at shapes and strides."""
-    node = gm.graph.call_function(target, args, kwargs)  # type: ignore[arg-type]
     real_args, real_kwargs = fx.map_arg((args, kwargs), lambda read: read.meta["val"])  # type: ignore[misc]
     read = next(_fakes((real_args, real_kwargs)), None)  # what makes a tensor of numbers reads none
     if read is None:
         read = next(fake for each in gm.graph.nodes for fake in _fakes(each.meta.get("val")))
     with read.fake_mode, torch.no_grad():
-        node.meta["val"] = target(*real_args, **real_kwargs)  # type: ignore[operator]
+        value = target(*real_args, **real_kwargs)  # type: ignore[operator]
+    node = gm.graph.call_function(target, args, kwargs)  # type: ignore[arg-type]
+    node.meta["val"] = value
     return node
+
+
+def viewed(gm: fx.GraphModule, node: fx.Node, sizes: Sequence[int]) -> fx.Node:
+    """The same elements in another shape: the node itself where it has it, else a view, and a copy where no view can show them."""
+    now, aten = tuple(node.meta["val"].shape), torch.ops.aten
+    if now == tuple(sizes):
+        return node
+    lacking = len(sizes) - len(now)
+    if lacking > 0 and tuple(sizes) == (1,) * lacking + now:  # needs no sizes, which may be symbols
+        for _ in range(lacking):
+            node = call(gm, aten.unsqueeze.default, node, 0)
+        return node
+    try:
+        return call(gm, aten.view.default, node, list(sizes))
+    except (RuntimeError, ValueError):
+        copied = call(gm, aten.clone.default, node, memory_format=torch.contiguous_format)
+        return call(gm, aten.view.default, copied, list(sizes))
 
 
 def part(gm: fx.GraphModule, node: fx.Node, index: int) -> fx.Node:
@@ -129,14 +147,16 @@ def move_readers_behind(first: fx.Node, made: Sequence[fx.Node]) -> None:
 
 def forced_copies(node: fx.Node, value: Tensor) -> list[int]:
     """Bytes of the copies that become necessary when the node gives `value`, of the same shape but with other strides: some views of
-    it, or views of those, may no longer be views, and some readers take one layout only. `value` may be on the meta device, which is fastest."""
+    it, or of what is computed of it alone element by element, may no longer be views, and some readers take one layout only. `value` may be
+    on the meta device, which is fastest."""
     copies, queue = [], [(node, value)]
     while queue:
         read, now = queue.pop()
         for user in read.users:
             if not takes(user, now):
                 copies.append(now.numel() * now.element_size())
-            if not is_view(user.target) or not isinstance(user.meta.get("val"), Tensor):
+            follows = is_view(user.target) or is_pointwise(user.target) and user.all_input_nodes == [read] and not is_random(user)
+            if not follows or not isinstance(user.meta.get("val"), Tensor):
                 continue
             args, kwargs = fx.map_arg((user.args, user.kwargs), lambda each, read=read, now=now: now if each is read else each.meta["val"])  # type: ignore[misc]
             try:

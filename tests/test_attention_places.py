@@ -133,6 +133,23 @@ def test_copy_that_costs_more_than_it_saves_is_refused(width: int) -> None:
     assert "would move" in step.misses[0].reason
 
 
+def test_copies_of_the_gradients_count_too() -> None:
+    """Two rows of eight: the kernel saves less than what it takes to lay out its gradients as the linear layers' backward reads them."""
+
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.key, self.value = (nn.Linear(8, 8, dtype=torch.float64) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.scaled_dot_product_attention(self.query(x), self.key(x), self.value(x))
+
+    rows = (torch.randn(3, 2, 8, dtype=torch.float64),)
+    step = applied(ModelSource("small", Small, lambda: rows, None, ()), "training").step
+    assert not step.matches
+    assert "would move" in step.misses[0].reason
+
+
 GPU = {
     "scores divided": (torch.bfloat16, "kernel: flash"),
     "filled by a tensor": (torch.bfloat16, "kernel: flash, causal"),

@@ -112,3 +112,22 @@ def test_every_gelu_of_known_models_is_found(name: str) -> None:
     assert len(result.step.matches) == GELUS[name], result.step.misses
     assert result.step.verdict.kind in ("bitwise", "rounding")
     assert not applied(program, "fuse-silu").step.matches
+
+
+def test_a_gelu_of_whole_numbers_is_refused() -> None:
+    def spelled(x: Tensor) -> Tensor:
+        return x + GELU["gpt2"](torch.arange(12)) + GELU["exact"](torch.arange(12))
+
+    step = applied(program_of(spelled, "training"), "fuse-gelu").step
+    assert not step.matches
+    assert all("whole numbers" in miss.reason for miss in step.misses)
+
+
+@pytest.mark.parametrize(("name", "spelling"), [("fuse-gelu", "gpt2"), ("fuse-gelu", "exact"), ("fuse-silu", "swish")])
+def test_an_activation_of_what_is_detached_has_no_backward_to_look_for(name: str, spelling: str) -> None:
+    def spelled(x: Tensor) -> Tensor:
+        return x.sin() + (GELU | SILU)[spelling](x.detach())
+
+    step = applied(program_of(spelled, "training"), name).step
+    assert len(step.matches) == 1
+    assert step.verdict.kind in ("bitwise", "rounding")

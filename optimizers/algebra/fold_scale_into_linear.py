@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from optimizers.base import Example, Function, Match, Miss, Optimization, value_of
-from optimizers.editing import prepare, weights_that_stand_still
-from optimizers.patterns.linear import Product, can_be_viewed, multiply, read_bytes, read_product, reshaped
+from optimizers.editing import prepare, viewed, weights_that_stand_still
+from optimizers.patterns.linear import Product, can_be_viewed, multiply, read_bytes, read_product
 from optimizers.patterns.scale import WORDS, Step, factor_and_shift, read_step, steps_after, weights_of
 from optimizers.patterns.views import RESHAPES
 from optimizers.record import Claim
@@ -124,7 +124,7 @@ def rewrite(gm: fx.GraphModule, match: Match) -> None:
         last: fx.Node = what[-1].node
         with gm.graph.inserting_before(last):
             weight, bias = _weight(gm, product, what, BEHIND), _bias(gm, product, what, BEHIND)
-            new = reshaped(gm, multiply(gm, product.left, weight, bias), tuple(value_of(last).shape))
+            new = viewed(gm, multiply(gm, product.left, weight, bias), tuple(value_of(last).shape))
         last.replace_all_uses_with(new)
         return
     step: Step = what
@@ -135,7 +135,7 @@ def rewrite(gm: fx.GraphModule, match: Match) -> None:
         node = product.node
         with gm.graph.inserting_before(node):
             given = next(read for read in step.node.all_input_nodes if read is not step.other)
-            left = reshaped(gm, given, tuple(value_of(product.left).shape))
+            left = viewed(gm, given, tuple(value_of(product.left).shape))
             weight, bias = _weight(gm, product, [step], IN_FRONT), _bias(gm, product, [step], IN_FRONT)
             new = multiply(gm, left, weight, bias)
         node.replace_all_uses_with(new)

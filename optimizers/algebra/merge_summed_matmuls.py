@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from optimizers.base import Example, Match, Miss, Optimization, phase_of, value_of
-from optimizers.editing import call, prepare, weights_that_stand_still
+from optimizers.editing import call, prepare, viewed, weights_that_stand_still
 from optimizers.patterns.linear import (
     Concatenation,
     Product,
@@ -38,7 +38,6 @@ from optimizers.patterns.linear import (
     multiply,
     read_bytes,
     read_product,
-    reshaped,
 )
 from optimizers.patterns.numbering import numbers_past_views
 from optimizers.record import Claim
@@ -153,7 +152,7 @@ def rewrite(gm: fx.GraphModule, match: Match) -> None:
         else:
             right = _rights(found, still).make(gm)
         product = multiply(gm, left, right, _bias(gm, found, still))
-        total = reshaped(gm, product, tuple(value_of(root).shape))
+        total = viewed(gm, product, tuple(value_of(root).shape))
         for other in found.others:
             total = call(gm, aten.add.Tensor, total, other)
     root.replace_all_uses_with(total)

@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from graphs.cost import is_pointwise
 from optimizers.base import Example, Function, Match, Miss, Optimization, is_random
 from optimizers.patterns.rules import Answer, Call, No, Reading, Same, by_operator, find_by, rewrite_by
 from optimizers.patterns.views import TURNS, order_of, tensor_of
@@ -125,8 +126,7 @@ class _Climb:
 def _is_elementwise(call: Call, node: fx.Node) -> bool:
     if call.target is aten._to_copy.default:
         return set(call.kwargs) == {"dtype"}
-    target = call.target
-    return isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags and not is_random(node)
+    return is_pointwise(call.target) and not is_random(node)
 
 
 RULES = by_operator({"T(f(T'(x))) = f(x)": (TURNS, met)})

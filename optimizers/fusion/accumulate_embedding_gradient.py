@@ -26,8 +26,7 @@ from torch import Tensor, fx, nn
 
 from graphs.cost import value_bytes
 from optimizers.base import Example, Match, Miss, Optimization, value_of
-from optimizers.editing import call
-from optimizers.patterns.linear import reshaped
+from optimizers.editing import call, viewed
 from optimizers.record import Claim
 
 aten = torch.ops.aten
@@ -84,8 +83,8 @@ def rewrite(gm: fx.GraphModule, match: Match) -> None:
     gradient, words, _, padding = table.args[:4]
     width = value_of(table).shape[-1]
     with gm.graph.inserting_before(total):
-        at = reshaped(gm, words, (-1,))  # type: ignore[arg-type]
-        rows = reshaped(gm, gradient, (-1, width))  # type: ignore[arg-type]
+        at = viewed(gm, words, (-1,))  # type: ignore[arg-type]
+        rows = viewed(gm, gradient, (-1, width))  # type: ignore[arg-type]
         if isinstance(padding, int) and padding >= 0:
             is_padding = call(gm, aten.unsqueeze.default, call(gm, aten.eq.Scalar, at, padding), 1)
             rows = call(gm, aten.masked_fill.Scalar, rows, is_padding, 0.0)

@@ -36,11 +36,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from optimizers.base import Example, Function, Match, Miss, Optimization, value_of
+from optimizers.editing import call, viewed
 from optimizers.patterns.attention import Attention, read
 from optimizers.patterns.attention_axes import before_joining, shape
 from optimizers.patterns.attention_gain import check_bytes, check_symbols, operand_sizes
 from optimizers.patterns.attention_kernels import Kernel, Operands, backward, choose, forward, padded_for_gpu, part, ungrouped
-from optimizers.patterns.attention_masks import Layout, blind_rows, build_mask, call, viewed
+from optimizers.patterns.attention_masks import Layout, blind_rows, build_mask
 from optimizers.patterns.attention_products import NotAttention, peeled
 from optimizers.patterns.attention_scores import SHALLOWEST, scale_of
 from optimizers.record import Claim

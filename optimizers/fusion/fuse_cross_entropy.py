@@ -31,10 +31,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from optimizers.base import Example, Function, Match, Miss, Optimization, phase_of, value_of
-from optimizers.editing import call
+from optimizers.editing import call, viewed
 from optimizers.editing import part as result
 from optimizers.patterns.gradients import Backward, Gradients, NotWhole, Part, erase, part, replace_terms, write_backward
-from optimizers.patterns.linear_loss import viewed
 from optimizers.patterns.log_probabilities import read_log_softmax
 from optimizers.patterns.numbering import Numbering
 from optimizers.patterns.picked_loss import Loss, read_losses

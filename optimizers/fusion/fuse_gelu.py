@@ -85,6 +85,7 @@ def _by_tanh(gate: fx.Node, numbers: Numbering) -> Part | None:
             break
     else:
         return None  # some other use of tanh
+    _check_floats(x)
     if not is_polynomial(inside, {1: SLOPE, 3: SLOPE * CUBIC}, value(x).dtype):
         raise NotWhole(f"Its polynomial is not √(2/π)·(x + 0.044715·x³) to the precision of {value(x).dtype}.")
     return read_gated(gate, x, 0.5, numbers, plus_one=True)
@@ -94,12 +95,18 @@ def _by_erf(gate: fx.Node, numbers: Numbering) -> Part | None:
     x, factor = variable_of_multiple(gate.args[0])  # type: ignore[arg-type]
     if not any(plus_number(reader) for reader in readers(gate)):
         return None
+    _check_floats(x)
     if not is_polynomial({1: factor}, {1: math.sqrt(0.5)}, value(x).dtype):
         raise NotWhole(f"The argument of its error function is not x / √2 to the precision of {value(x).dtype}.")
     whole = read_gated(gate, x, 0.5, numbers, plus_one=True)
     if value(x).device.type == "cpu" and value(x).dtype in ONEDNN and _may_hold_infinities(x):
         raise NotWhole("Its argument is made element by element from an input, which may hold ∞: of that, oneDNN's kernel makes no number.")
     return whole
+
+
+def _check_floats(x: fx.Node) -> None:
+    if not value(x).is_floating_point():
+        raise NotWhole("Its argument holds whole numbers, of which the library's kernel computes nothing.")
 
 
 def _may_hold_infinities(x: fx.Node) -> bool:

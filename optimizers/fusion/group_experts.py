@@ -30,10 +30,19 @@ from torch import Tensor, fx, nn
 
 from graphs.cost import cost
 from optimizers.base import Example, Match, Miss, Optimization, value_of
-from optimizers.editing import behind_weights, between, call, move_readers_behind, of_weights_alone, prepare, weights_that_stand_still
+from optimizers.editing import (
+    behind_weights,
+    between,
+    call,
+    move_readers_behind,
+    of_weights_alone,
+    prepare,
+    viewed,
+    weights_that_stand_still,
+)
 from optimizers.patterns.experts import PRODUCTS, Experts, Reader, behind_views, bias, held, operand
 from optimizers.patterns.gradients import Backward, Gradients, NotWhole, Part, erase, part, replace_terms, total, write_backward
-from optimizers.patterns.linear import read_bytes, reshaped
+from optimizers.patterns.linear import read_bytes
 from optimizers.patterns.numbering import Numbering, through
 from optimizers.patterns.slices import batch as batch_of
 from optimizers.planning.profit import MACHINES
@@ -272,7 +281,7 @@ def _gradient(gm: fx.GraphModule, entering: Sequence[fx.Node]) -> fx.Node:
 def _views(gm: fx.GraphModule, found: _Found, gradient: fx.Node, index: int) -> list[fx.Node]:
     """Of a gradient for all experts, each one's part in the shape of what it reads."""
     parts = [call(gm, aten.select.int, gradient, 0, at) for at in range(len(found.parts))]
-    return [reshaped(gm, each, value_of(one.inputs[index]).shape) for each, one in zip(parts, found.parts, strict=True)]
+    return [viewed(gm, each, value_of(one.inputs[index]).shape) for each, one in zip(parts, found.parts, strict=True)]
 
 
 class _Expert(nn.Module):

@@ -8,11 +8,13 @@ import torch
 from torch import fx
 
 from graphs.cost import cost
+from optimizers.editing import forced_copies
 from optimizers.patterns.attention import Attention
-from optimizers.patterns.attention_axes import before_joining, is_symbolic, shape
+from optimizers.patterns.attention_axes import VIEWS, before_joining, is_symbolic, shape
 from optimizers.patterns.attention_kernels import Kernel
 from optimizers.patterns.attention_masks import Layout, shape_of
 from optimizers.patterns.attention_products import NotAttention
+from optimizers.patterns.linear import can_be_viewed
 
 aten = torch.ops.aten
 Sizes = tuple[int, ...]
@@ -79,7 +81,7 @@ def _bytes_then(found: Attention, layout: Layout, kernel: Kernel) -> int:
     copies = sum(_copied(node, one, row, kernel) for node, one, row in zip(nodes, sizes, _rows_last(found), strict=True))
     total = three + out + sums + copies
     if training:
-        total += 2 * three + 2 * out + sums
+        total += 2 * three + 2 * out + sums + _copied_gradients(found, layout, kernel)
     if training and found.backward is not None and found.backward.read_outside:
         total += scores * size
     if found.dropout is not None:
@@ -88,6 +90,31 @@ def _bytes_then(found: Attention, layout: Layout, kernel: Kernel) -> int:
     whole = math.prod(torch.broadcast_shapes(*masks)) if masks else 0
     made = any(masking.fill is not None for masking in found.scores.maskings) + (len(masks) - 1 if masks else 0)
     return total + whole * 4 * (1 + training + 3 * made)
+
+
+def _copied_gradients(found: Attention, layout: Layout, kernel: Kernel) -> int:
+    """Bytes of the copies that readers of the gradients need: library kernels let the heads of one row lie side by side."""
+    back = found.backward
+    if back is None or kernel.name == "block by block":
+        return 0
+    left = back.left and (back.left[0], back.left[1])
+    right = back.right and (back.right[0], not back.right[1])
+    values = back.values and (back.values[0], back.values[1] != found.values_first)
+    return 2 * sum(_copies_behind(node, turned, layout) for node, turned in filter(None, (left, right, values)))
+
+
+def _copies_behind(product: fx.Node, turned: bool, layout: Layout) -> int:
+    """Bytes that must be copied when the kernel gives what this product gave, transposed where `turned`."""
+    batch, heads, *_ = layout.sizes
+    *_, rows, width = (*shape(product)[:-2], *reversed(shape(product)[-2:])) if turned else shape(product)
+    whole = torch.empty(batch, rows, heads, width, dtype=product.meta["val"].dtype, device="meta").transpose(1, 2)
+    whole = whole.mT if turned else whole
+    views = [user for user in product.users if user.target in VIEWS and shape(user) == tuple(whole.shape)]
+    copies = [size for view in views for size in forced_copies(view, whole)]
+    if len(views) < len(product.users):
+        joined = whole.reshape(shape(product))
+        copies += forced_copies(product, joined) if can_be_viewed(whole, joined.shape) else [joined.nbytes]
+    return sum(copies)
 
 
 def _rows_last(found: Attention) -> tuple[bool, bool, bool]:

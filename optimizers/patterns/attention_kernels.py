@@ -10,10 +10,10 @@ import torch
 from torch import fx
 
 import graphs.blockwise_attention  # noqa: F401  # registers the operators
+from optimizers.editing import call
 from optimizers.patterns.attention import Attention
 from optimizers.patterns.attention_axes import FLOATS, VIEWS, shape
 from optimizers.patterns.attention_causal import is_causal
-from optimizers.patterns.attention_masks import call
 from optimizers.patterns.attention_products import NotAttention
 
 aten = torch.ops.aten

@@ -7,40 +7,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensor
 
+from optimizers.editing import call, viewed
 from optimizers.patterns.attention_axes import Atom, Axes, cut, divided, joined, shape
 from optimizers.patterns.attention_causal import shows_a_key
 from optimizers.patterns.attention_scores import Masking, Scores
 
 aten = torch.ops.aten
-
-
-def call(gm: fx.GraphModule, target: object, *args: object, **kwargs: object) -> fx.Node:
-    """A new node with its fake value, since later steps of the rewrite look at shapes and strides."""
-    real_args, real_kwargs = fx.map_arg((args, kwargs), lambda read: read.meta["val"])  # type: ignore[misc]
-    mode = next(value.fake_mode for value in (read.meta.get("val") for read in gm.graph.nodes) if isinstance(value, FakeTensor))
-    with mode, torch.no_grad():
-        value = target(*real_args, **real_kwargs)  # type: ignore[operator]
-    node = gm.graph.call_function(target, args, kwargs)  # type: ignore[arg-type]
-    node.meta["val"] = value
-    return node
-
-
-def viewed(gm: fx.GraphModule, node: fx.Node, sizes: Sequence[int]) -> fx.Node:
-    """The same elements in another shape, copied only where a view cannot show them."""
-    if shape(node) == tuple(sizes):
-        return node
-    lacking = len(sizes) - len(shape(node))
-    if lacking > 0 and tuple(sizes) == (1,) * lacking + shape(node):
-        for _ in range(lacking):
-            node = call(gm, aten.unsqueeze.default, node, 0)
-        return node
-    try:
-        return call(gm, aten.view.default, node, list(sizes))
-    except (RuntimeError, ValueError):
-        copied = call(gm, aten.clone.default, node, memory_format=torch.contiguous_format)
-        return call(gm, aten.view.default, copied, list(sizes))
 
 
 class Layout:

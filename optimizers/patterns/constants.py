@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
 
+from graphs.cost import is_pointwise
 from optimizers.base import is_random
 from optimizers.patterns.rules import Reading
 
@@ -62,14 +63,9 @@ def one_element(node: fx.Node, known: Mapping[fx.Node, Tensor]) -> Tensor | None
         given = rounded(number, value.dtype) if isinstance(number, (bool, int, float)) else None
     elif node.target in KEEPS and node.all_input_nodes:
         given = rounded(known[node.all_input_nodes[0]].item(), value.dtype)
-    elif (
-        isinstance(node.target, torch._ops.OpOverload)
-        and torch.Tag.pointwise in node.target.tags
-        and node.all_input_nodes
-        and not is_random(node)
-    ):
+    elif is_pointwise(node.target) and node.all_input_nodes and not is_random(node):
         args, kwargs = fx.map_arg((node.args, node.kwargs), known.__getitem__)  # type: ignore[misc]
-        found = node.target(*args, **kwargs)
+        found = node.target(*args, **kwargs)  # type: ignore[operator]
         return found if isinstance(found, Tensor) and found.dtype == value.dtype and found.numel() == 1 else None
     else:
         return None

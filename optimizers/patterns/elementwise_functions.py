@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
+from graphs.cost import is_pointwise
+
 aten = torch.ops.aten
 LONGEST = 12  # operators; a hard gate or a GELU by hand has at most 9
 NAMES = {
@@ -102,8 +104,8 @@ def written_by_hand(value: fx.Node) -> tuple[list[fx.Node], Activation] | None:
 
 def _is_elementwise(node: fx.Node, value: fx.Node, inside: set[fx.Node]) -> bool:
     """Does it compute each element from the same element of nodes inside, in the value's shape and dtype?"""
-    result, target = node.meta.get("val"), node.target
-    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.pointwise not in target.tags or not isinstance(result, Tensor):
+    result = node.meta.get("val")
+    if not is_pointwise(node.target) or not isinstance(result, Tensor):
         return False
     if any(read not in inside for read in node.all_input_nodes) or not all(_is_plain(arg) for arg in (*node.args, *node.kwargs.values())):
         return False

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from graphs.cost import is_pointwise
 from optimizers.base import phase_of, value_of
 from optimizers.patterns.expressions import is_float_cast
 from optimizers.patterns.gradients import NotWhole, Part, part
@@ -139,11 +140,8 @@ def is_layer(node: fx.Node) -> bool:
     return all(value_of(each).dim() == 1 for each in bias(node))
 
 
-def is_pointwise(node: fx.Node) -> bool:
-    """An operator that computes every element from those at the same place."""
-    if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.pointwise not in node.target.tags:
-        return False
-    return bool(node.all_input_nodes) and not node.target._schema.is_mutable
+def _is_elementwise(node: fx.Node) -> bool:
+    return is_pointwise(node.target) and bool(node.all_input_nodes) and not node.target._schema.is_mutable  # type: ignore[union-attr]
 
 
 def _keeps_last(node: fx.Node) -> bool:
@@ -201,7 +199,7 @@ class Reader:
             source, above = self._input(operand(node)), self.forms.get(behind_views(operand(node)), {})
             found = {key: (self._number(_shape(node), form), layers + 1) for key, (form, layers) in above.items()}
             return found | ({source: (self._number(_shape(node), "the input"), 1)} if source in seen else {})
-        if not is_pointwise(node):
+        if not _is_elementwise(node):
             return {}
         reads = [self.forms.get(through(read), {}) for read in node.all_input_nodes]
         alike = all(value_of(read).shape == value_of(node).shape for read in node.all_input_nodes)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Hashable
 import torch
 from torch import fx
 
-from graphs.cost import is_view
+from graphs.cost import is_pointwise, is_view
 from graphs.randomness import is_random
 
 aten = torch.ops.aten
@@ -44,6 +44,9 @@ def activation_behind(node: fx.Node, beside: Collection[fx.Node]) -> Hashable:
 
 def is_unary(user: fx.Node, read: fx.Node) -> bool:
     """Does it look at one number of the node at a time, and at nothing else?"""
-    target = user.target
-    tagged = isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
-    return tagged and not is_random(user) and user.all_input_nodes == [read] and isinstance(user.meta.get("val"), torch.Tensor)
+    return (
+        is_pointwise(user.target)
+        and not is_random(user)
+        and user.all_input_nodes == [read]
+        and isinstance(user.meta.get("val"), torch.Tensor)
+    )

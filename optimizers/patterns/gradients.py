@@ -317,7 +317,7 @@ def _traced(part: Part, wanted: Sequence[bool] | None = None) -> _Template:
         leaves = [value.detach().requires_grad_() if at in floating else value for at, value in enumerate(values)]
         wanted = [leaf for leaf in leaves if leaf.requires_grad]
         result = body.run(*leaves)
-        if not result.requires_grad:  # of whole numbers, say
+        if not result.requires_grad:  # behind a detach, say
             return [None for _ in wanted]
         return list(torch.autograd.grad(result, wanted, grad, allow_unused=True))
 

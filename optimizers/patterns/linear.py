@@ -53,15 +53,6 @@ def multiply(gm: fx.GraphModule, left: fx.Node, right: fx.Node, bias: fx.Node | 
     return call(gm, aten.bmm.default if value_of(left).dim() == 3 else aten.mm.default, left, right)
 
 
-def reshaped(gm: fx.GraphModule, node: fx.Node, shape: Sequence[int]) -> fx.Node:
-    """A view of that shape, or the node where it has it."""
-    if value_of(node).shape == tuple(shape):
-        return node
-    if not can_be_viewed(value_of(node), shape):
-        node = call(gm, aten.clone.default, node, memory_format=torch.contiguous_format)
-    return call(gm, aten.view.default, node, list(shape))
-
-
 def can_be_viewed(value: Tensor, shape: Sequence[int]) -> bool:
     """Is it a view of that shape, or does it take a copy?"""
     try:

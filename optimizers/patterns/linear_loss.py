@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from optimizers.editing import call
+from optimizers.editing import call, viewed
 from optimizers.patterns.expressions import forward_readers, is_float_cast, value
 from optimizers.patterns.gradients import NotWhole, Part, part
 from optimizers.patterns.numbering import through
@@ -136,12 +136,3 @@ def given_back(gm: fx.GraphModule, found: LinearLoss, gradient: fx.Node, tokens:
             shape = (*value(node).shape[:-1], width)
             gradient = call(gm, aten.slice_backward.default, viewed(gm, gradient, shape), list(before), dim, start, end, step)
     return viewed(gm, gradient, (tokens, width))
-
-
-def viewed(gm: fx.GraphModule, x: fx.Node, shape: tuple[int, ...]) -> fx.Node:
-    """The tensor in another shape: a view, or where its layout allows none a copy."""
-    if tuple(value(x).shape) == shape:
-        return x
-    if not value(x).is_contiguous():
-        x = call(gm, aten.clone.default, x, memory_format=torch.contiguous_format)
-    return call(gm, aten.view.default, x, list(shape))

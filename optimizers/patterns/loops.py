@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from graphs.bodies import Body, bodies, kind_of
-from graphs.cost import cost, is_view
+from graphs.cost import cost, is_pointwise, is_view
 from graphs.lifetimes import FILLS
 from graphs.randomness import is_random
 from optimizers.patterns.aliases import Aliases
@@ -162,7 +162,7 @@ def cannot_fail(node: fx.Node) -> bool:
         return True
     if not isinstance(target, torch._ops.OpOverload):
         return False
-    if torch.Tag.pointwise in target.tags:
+    if is_pointwise(target):
         value = node.meta["val"]
         exact = not value.is_floating_point() and not value.is_complex() and value.dtype is not torch.bool
         return not (exact and target.overloadpacket in DIVISIONS)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from graphs.bodies import bodies
-from graphs.cost import is_view
+from graphs.cost import is_pointwise, is_view
 from graphs.inductor import UNROLLED
 from graphs.randomness import is_random
 from graphs.regions import Region
@@ -105,8 +105,7 @@ def _loop(node: fx.Node, packet: Any) -> Loop:
         return Loop("rows", value.numel(), value.shape[dim] if value.dim() else 1)
     if packet in REDUCTIONS:
         return _reduction(node)
-    tagged = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
-    if packet in POINTWISE or tagged:
+    if packet in POINTWISE or is_pointwise(node.target):
         return Loop("pointwise", value.numel())
     if packet in (aten.index, aten._unsafe_index):
         return _gather(node)
