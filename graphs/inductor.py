@@ -14,7 +14,7 @@ import functools
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from graphs.kernel_traffic import Traffic, beyond_one_loop
 from graphs.outer_loops import row_by_row
-from graphs.products import DECOMPOSITIONS, has_product
+from graphs.products import DECOMPOSITIONS, has_product, why_called
 from graphs.rms_norm import rms_norm_backward
 
 SOURCE = re.compile(r"async_compile\.\w+\(.*?r?'''(.*?)'''", re.DOTALL)
@@ -41,6 +41,7 @@ class Lowered:
         module: the whole generated Python module, kernels and the function that calls them.
         nests: for each kernel the names of the body's nodes that it computes.
         beyond: bytes that several kernels move and one would not.
+        called: why a matmul is left to a library although it could be generated with the rest; empty where it is not.
     """
 
     launches: int
@@ -48,6 +49,7 @@ class Lowered:
     module: str
     nests: tuple[tuple[str, ...], ...]
     beyond: Traffic = Traffic()
+    called: str = ""
 
 
 Call = Callable[[list[Tensor]], Sequence[Tensor]]
@@ -139,19 +141,29 @@ def _laid_out(body: fx.GraphModule, like: Sequence[Tensor]) -> fx.GraphModule:
 
 def _best(body: fx.GraphModule) -> tuple[_Way, Lowered]:
     best: tuple[_Way, Lowered] | None = None
+    refused = why_called(body)
     for way in _ways(body):
         try:
             found = _generated(body, way)
-        except Exception:
+        except Exception as error:
             if not way.template:
                 raise
+            refused = _in_short(error)
             continue  # what the template cannot do, a library can
         if best is None or (found.launches, way.template) < (best[1].launches, best[0].template):
             best = way, found
         if best[1].launches == 1:
             break
     assert best is not None
-    return best
+    return best[0], replace(best[1], called=refused)
+
+
+def _in_short(error: Exception) -> str:
+    """What the template said, without Inductor's words around it."""
+    while error.__cause__ is not None:
+        error = error.__cause__  # type: ignore[assignment]
+    said = str(error).strip().partition("\n")[0].removeprefix("NotImplementedError: ")[:200]
+    return f"{said[:1].upper()}{said[1:]}."
 
 
 @dataclass(frozen=True)

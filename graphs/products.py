@@ -26,8 +26,16 @@ DECOMPOSITIONS = {aten.addmm.default: _added, aten.baddbmm.default: _added}
 
 def has_product(body: fx.GraphModule) -> bool:
     """Is there a matmul that the template could be for?"""
-    products = [node for node in body.graph.nodes if node.target in PRODUCTS]
-    return any(why_not(node) == "" for node in products)
+    return any(why_not(node) == "" for node in _products(body))
+
+
+def why_called(body: fx.GraphModule) -> str:
+    """Why the body's first matmul that has no template has none; empty where there may be one for all."""
+    return next(filter(None, map(why_not, _products(body))), "")
+
+
+def _products(body: fx.GraphModule) -> list[fx.Node]:
+    return [node for node in body.graph.nodes if node.target in PRODUCTS]
 
 
 def why_not(product: fx.Node) -> str:

@@ -76,6 +76,10 @@ def _weighted(x: Tensor) -> Tensor:
     return (x @ x).softmax(-1)
 
 
+def _turned(x: Tensor) -> Tensor:
+    return torch.relu(x.t() @ x)
+
+
 def _one() -> tuple[Tensor]:
     return (torch.randn(8, 8),)
 
@@ -95,6 +99,7 @@ OPTIMIZATION = Optimization(
             lambda: Function(lambda x: (x.sin() @ x).cos() + x.sin()), _one, reason="you did not choose", settings={"nodes": "sin.cos"}
         ),
         Example(lambda: Function(_weighted), _one, reason="as they stand", settings={"nodes": "mm._softmax"}),
+        Example(lambda: Function(_turned), _one, reason="A library multiplies the matrices: the elements", settings={"nodes": "mm.relu"}),
         Example(lambda: Function(_chain), _one, reason="two operators or more", settings={"nodes": "mul"}),
     ),
     parameters=(Parameter("nodes", 0, 0, 0, "names of the nodes, joined by dots", "nodes"),),

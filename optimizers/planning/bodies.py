@@ -62,10 +62,13 @@ def launches_of(nodes: Sequence[fx.Node]) -> tuple[int, int, str]:
     """Launches of a group as one kernel, and as it stands; the reason where that is no gain."""
     before = sum(cost(node).launches for node in nodes)
     try:
-        after = Kernel(name_of(nodes), extract(kernel_nodes(nodes))[0]).launches
+        lowered = Kernel(name_of(nodes), extract(kernel_nodes(nodes))[0]).lowered
     except RewriteError as error:
         return before, before, str(error)
+    after = lowered.launches
     stand = f"Inductor needs {after} loops for these {len(nodes)} operators, which are {before} launches as they stand."
+    if lowered.called:
+        stand += f" A library multiplies the matrices: {lowered.called[:1].lower()}{lowered.called[1:]}"
     return after, before, "" if after < before else stand
 
 
