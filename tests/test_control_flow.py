@@ -465,7 +465,7 @@ def test_alike_layers_with_branches_are_traced_one_by_one(mode: str) -> None:
     class Deep(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layers = nn.ModuleList(Gate() for _ in range(7))
+            self.layers = nn.ModuleList(Gate() for _ in range(6))
 
         def forward(self, x: Tensor) -> Tensor:
             for layer in self.layers:
@@ -475,7 +475,7 @@ def test_alike_layers_with_branches_are_traced_one_by_one(mode: str) -> None:
     found = capture(source(Deep, 4, 8), mode, "cpu")
     assert any("graph of its own" in note for note in found.report.notes)
     groups = {node.module for node in snapshot(found.program).nodes if "/" in node.name}
-    assert groups == {f"layers.{number}.cond.{side}" for number in range(7) for side in ("if_true", "if_false")}
+    assert groups == {f"layers.{number}.cond.{side}" for number in range(6) for side in ("if_true", "if_false")}
 
 
 def test_functions_inside_attention_are_counted_for_every_score() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import pytest
@@ -28,6 +27,7 @@ from optimizers.record import StepRecord
 from optimizers.verify import Judge
 from profiler.peak import peak_bytes
 from tests.gpu_graphs import as_if_on_gpu
+from tests.work import grows_in_proportion
 
 aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
 POINTWISE: list[tuple[str, Callable[[Tensor], Tensor]]] = [
@@ -365,20 +365,22 @@ def test_on_a_gpu_a_relu_or_a_gelu_by_tanh_is_cublas() -> None:
     assert "begins with a bias" in why
 
 
-def test_finding_takes_time_in_proportion_to_the_graph() -> None:
-    def deep(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        for _ in range(2500):
-            x = torch.relu(aten.addmm.default(b, x, w)) + x
-        return x
+def test_finding_takes_work_in_proportion_to_the_graph() -> None:
+    def graph_of(layers: int) -> fx.GraphModule:
+        def deep(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+            for _ in range(layers):
+                x = torch.relu(aten.addmm.default(b, x, w)) + x
+            return x
 
-    with FakeTensorMode():
-        gm = make_fx(deep)(torch.empty(2, 4), torch.empty(4, 4), torch.empty(4))
-    for node in gm.graph.nodes:
-        node.meta["origin"] = Origin("forward", "", None, (node.name,))
-    start = time.perf_counter()
-    found = list(of_matmul.find(gm))
-    assert len([each for each in found if isinstance(each, Match)]) == 2500
-    assert time.perf_counter() - start < 3
+        with FakeTensorMode():
+            gm = make_fx(deep)(torch.empty(2, 4), torch.empty(4, 4), torch.empty(4))
+        for node in gm.graph.nodes:
+            node.meta["origin"] = Origin("forward", "", None, (node.name,))
+        return gm
+
+    graphs = {layers: graph_of(layers) for layers in (40, 80)}
+    assert len([each for each in of_matmul.find(graphs[80]) if isinstance(each, Match)]) == 80
+    assert grows_in_proportion(lambda layers: lambda: list(of_matmul.find(graphs[layers])), 40)
 
 
 def test_attention_behind_a_convolution_keeps_rows_that_it_can_read() -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -24,6 +23,7 @@ from optimizers.base import Example, Function
 from optimizers.catalog import named
 from optimizers.pipeline import Applied, apply
 from optimizers.verify import Judge
+from tests.work import grows_in_proportion
 
 Spelling = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -339,24 +339,25 @@ def test_every_rms_norm_of_known_models_is_found(name: str, dtype: str) -> None:
     assert sum("rms_norm" in node.target for node in result.snapshot.nodes) == 2 * RMS_NORMS[name]
 
 
-def test_finding_takes_time_in_proportion_to_the_nodes() -> None:
+def test_finding_takes_work_in_proportion_to_the_nodes() -> None:
     class Deep(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, layers: int) -> None:
             super().__init__()
-            self.weights = nn.ParameterList([torch.ones(8) for _ in range(150)])
+            self.weights = nn.ParameterList([torch.ones(8) for _ in range(layers)])
 
         def forward(self, x: Tensor) -> Tensor:
             for weight in self.weights:
                 x = x + rms_rsqrt(x, weight, weight).sin()
             return x
 
-    program = capture(ModelSource("deep", Deep, lambda: (torch.randn(2, 8),), None, (__file__,)), "training", "cpu").program
-    nodes = len(list(program.gm.graph.nodes))
-    start = time.process_time()
-    found = list(named("fuse-rms-norm").find(program.gm))
-    seconds = time.process_time() - start
-    assert len(found) == 150
-    assert seconds < nodes / 10_000 * 2, (nodes, seconds)
+    def graph_of(layers: int) -> fx.GraphModule:
+        source = ModelSource("deep", lambda: Deep(layers), lambda: (torch.randn(2, 8),), None, (__file__,))
+        return capture(source, "training", "cpu").program.gm
+
+    graphs = {layers: graph_of(layers) for layers in (5, 10)}
+    find = named("fuse-rms-norm").find
+    assert len(list(find(graphs[10]))) == 10
+    assert grows_in_proportion(lambda layers: lambda: list(find(graphs[layers])), 5)
 
 
 def test_exchanged_operands_of_sums_and_products_are_found_too() -> None:
