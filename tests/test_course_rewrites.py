@@ -1,4 +1,4 @@
-"""Rewrites that an ML-systems course works by hand: constants in a row, neutral elements, and value numbers."""
+"""Rewrites that an ML-systems course works by hand: constants in a row, neutral elements, value numbers, and images side by side."""
 
 from __future__ import annotations
 
@@ -128,3 +128,28 @@ def test_normal_forms_let_merging_see_what_it_could_not() -> None:
     assert len(merged.step.matches) == 3
     assert merged.step.after.launches == 4
     assert merged.step.verdict.kind == "bitwise"
+
+
+# A36: PET's convolution. Two images of 5 × 5, kernel 3, padding 1: one of 5 × 10, whose columns 4 and 5 look across the seam.
+def test_a_convolution_of_two_images_side_by_side_is_mended_at_the_seam() -> None:
+    images = torch.arange(50.0).reshape(2, 1, 5, 5)
+    program = program_of(lambda x, weight: torch.conv2d(x, weight, padding=1), images, torch.ones(1, 1, 3, 3))
+    result = applied(program, "convolve-side-by-side")
+    assert [call[0] for call in calls(result.program) if call[0] in (aten.cat.default, aten.convolution.default)] == [
+        aten.cat.default,  # the images side by side
+        aten.convolution.default,
+        aten.cat.default,  # strips on either side of the seam, their sides changed
+        aten.convolution.default,
+        *[aten.cat.default] * 3,  # the mended columns in their places, for each image, and the two images
+    ]
+    assert [match.note for match in result.step.matches] == ["2 images 5 wide as 1 of 10, 1 columns on either side of the seam mended"]
+    shapes = [
+        tuple(node.meta["val"].shape) for node in result.program.gm.graph.find_nodes(op="call_function", target=aten.convolution.default)
+    ]
+    assert shapes == [(1, 1, 5, 10), (1, 1, 5, 4)]
+    assert (result.step.before.matmul_flops, result.step.after.matmul_flops) == (50 * 18, 70 * 18)
+    given = [images, torch.ones(1, 1, 3, 3)]
+    (before,), (after,) = program.run(given), result.program.run(given)
+    assert before is not None
+    assert after is not None
+    assert torch.equal(before, after)
