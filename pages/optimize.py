@@ -151,7 +151,7 @@ def step_view(catalogue: CatalogueResult, found: OptimizeResult, words: str) -> 
         st.rerun()  # the pipeline was changed from in here, or the list of steps outside this fragment says which one is shown
     step = found.steps[index] if index >= 0 else None
     known = {record.name: record for record in catalogue.optimizations}
-    heading(step, index)
+    heading(step, index, found.graphs[max(index, 0)])
     above = st.container()
     seen = drawn(found, index)
     show.legend(marks=step is not None)
@@ -207,7 +207,7 @@ def drawn(found: OptimizeResult, index: int) -> Mapping[str, Any]:
     return seen
 
 
-def heading(step: StepRecord | None, index: int) -> None:
+def heading(step: StepRecord | None, index: int, before: GraphSnapshot) -> None:
     """Which step it is, what it changed, and what the proof says."""
     if step is None:
         st.subheader("The graph as captured", anchor=False)
@@ -221,6 +221,8 @@ def heading(step: StepRecord | None, index: int) -> None:
         st.warning(f"Against its claim: {show.sentence(sentence)}", icon=":material/warning:")
     if not step.matches:
         because = f" {show.plain(step.misses[0].reason)}" if len(step.misses) == 1 else ""
+        if not step.misses and any(kernels.is_kernel(node) for node in before.nodes):
+            because = " An earlier step put operators into kernels, where this one does not look: move it up, before that step."
         st.info(f"The step found no place to rewrite: before and after are the same graph.{because}", icon=":material/info:")
 
 

@@ -238,6 +238,20 @@ def test_near_misses_are_told_once_for_each_reason(monkeypatch: pytest.MonkeyPat
 
 
 @pages
+def test_a_step_behind_kernels_that_finds_nothing_says_where_to_put_it() -> None:
+    app = opened(f"{FUSED},fuse-attention", "optimize")
+    assert "move it up" in app.info[0].value
+    app = opened("model=zoo/mlp&pipeline=fuse-attention", "optimize")
+    assert "move it up" not in app.info[0].value
+
+
+def test_sentences_begin_with_a_capital_but_names_stay() -> None:
+    assert show.sentence("there is no node") == "There is no node."
+    assert show.sentence("zoo/gpt2 has no mode") == "zoo/gpt2 has no mode."
+    assert show.sentence("device=tpu is unknown") == "device=tpu is unknown."
+
+
+@pages
 def test_chosen_nodes_are_fused_by_a_step_of_their_own() -> None:
     app = opened(MODEL, "optimize")
     assert "fuse chosen" not in [button.key for button in app.button]

@@ -168,8 +168,10 @@ def plain(text: str) -> str:
 
 
 def sentence(text: str) -> str:
-    text = plain(text.strip())
-    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?", "…", ":")) else ".")
+    text = text.strip()
+    named = re.match(r"\S*[/=_]", text)  # `zoo/gpt2`, `device=tpu`: a name stays as it is written
+    text = plain(text if named else f"{text[:1].upper()}{text[1:]}")
+    return text + ("" if text.endswith((".", "!", "?", "…", ":")) else ".")
 
 
 class NothingYet(StopException):
