@@ -144,7 +144,7 @@ def _chosen(matches: list[Match], only: str, name: str) -> list[Match]:
     chosen = [match for match in matches if not only or match.anchor.name == only]
     if only and not chosen:
         sites = ", ".join(match.anchor.name for match in matches[:5]) or "none"
-        raise RequestError(f"{name} finds no place at `{only}`", where=f"only={only}", help=f"Places here: {sites}.")
+        raise RequestError(f"`{name}` finds no place at `{only}`", where=f"only={only}", help=f"Places here: {sites}.")
     if len(chosen) > REWRITE_LIMIT:
         raise RewriteError(f"{name} found {len(chosen):,} places", help=f"The limit is {REWRITE_LIMIT:,}.")
     return chosen

@@ -33,6 +33,7 @@ class Parameter(msgspec.Struct, frozen=True):
 
     Attributes:
         kind: a whole number within the limits; names of nodes (`add.mul.relu`); or pairs of names (`add.mul-relu.exp`). Of names the default is none.
+        choices: what each number stands for, from the minimum on, where the number alone tells a reader nothing.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Parameter(msgspec.Struct, frozen=True):
     maximum: int
     meaning: str
     kind: ParameterKind = "number"
+    choices: tuple[str, ...] = ()
 
 
 class OptimizationRecord(msgspec.Struct, frozen=True):

@@ -65,8 +65,8 @@ def both(first: GraphSnapshot, second: GraphSnapshot, kept: Experiment, chosen: 
     left, right = st.columns(2)
     left.caption(f"Kept: `{_code(kept)}`")
     right.caption(f"Chosen: `{_code(chosen)}`")
-    seen = graph_view([first, renamed], PANE, steps=["kept", "chosen"], diffs=[found], height=620)
-    show.legend(marks=True)
+    seen = graph_view([first, renamed], PANE, steps=["kept", "chosen"], diffs=[found], titles=("Kept", "Chosen"), height=620)
+    show.legend(marks=True, sides=("the kept graph", "the chosen one"))
     picked = seen.get("selected")
     if picked:
         sides = [(title, graph) for title, graph in (("kept", first), ("chosen", renamed)) if picked["name"] in graph.by_name()]

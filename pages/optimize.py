@@ -21,6 +21,7 @@ from pages.ui.pipeline import chosen_step, go_to
 PANE = "pipeline graph"
 HEIGHT = 660
 SHOWN_NAMES = 6
+STEPS_FAULT = ("RequestError", "RewriteError")  # kinds of problems that a step has, not the model
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
             offered = st.container()
         with right:
             try:
-                found = work.answer(Optimize(experiment.words), "optimize", OptimizeResult)
+                found = optimized(experiment)
             finally:  # a step that failed can be changed or removed
                 with cards:
                     steps(catalogue, experiment)
@@ -43,6 +44,22 @@ def main() -> None:
             offers.panel(catalogue, experiment, found.offers)
         with right:
             picture(catalogue, found, experiment.words)
+
+
+def optimized(experiment: Experiment) -> OptimizeResult:
+    """The pipeline's result, the last good one, or where a step failed and nothing was there before: the graph as captured, in which
+    the reader finds what the step can act on."""
+    request = Optimize(experiment.words)
+    try:
+        return work.answer(request, "optimize", OptimizeResult)
+    except show.NothingYet:
+        if not experiment.pipeline or not work.failed_with(request, STEPS_FAULT):
+            raise
+    captured = Optimize(experiment.prefix(0).words)
+    found = work.answer(captured, "optimize captured", OptimizeResult)
+    work.stand_in(captured, "optimize")
+    st.caption("Below: the graph as captured. Change the step, or remove it.")
+    return found
 
 
 # ---------------------------------------------------------------- the pipeline
@@ -69,7 +86,7 @@ def step_card(experiment: Experiment, index: int, known: OptimizationRecord, rec
         f"**{index + 1}. {show.plain(step.name)}**" + ("  :gray[:small[shown]]" if index == st.session_state["step on card"] else "")
     )
     for key, value in step.settings:
-        st.caption(f"{key}: {named(value)}")
+        st.caption(f"{key}: {meant(known, key, value)}")
     if record:
         with st.container(horizontal=True, vertical_alignment="center"):
             show.verdict(record.verdict)
@@ -88,6 +105,12 @@ def step_card(experiment: Experiment, index: int, known: OptimizationRecord, rec
             )
         with st.popover("", icon=":material/tune:", help="Change its settings", type="tertiary"):
             settings.of_step(known, index, step, record.sites if record else ())
+
+
+def meant(known: OptimizationRecord, key: str, value: str) -> str:
+    """A setting's value, and what it stands for where a number tells nothing."""
+    parameter = next((one for one in known.parameters if one.name == key and one.choices), None)
+    return f"`{settings.named(parameter, int(value))}`" if parameter else named(value)
 
 
 def named(value: str) -> str:
@@ -128,7 +151,7 @@ def step_view(catalogue: CatalogueResult, found: OptimizeResult, words: str) -> 
         st.rerun()  # the pipeline was changed from in here, or the list of steps outside this fragment says which one is shown
     step = found.steps[index] if index >= 0 else None
     known = {record.name: record for record in catalogue.optimizations}
-    heading(step, index)
+    heading(step, index, found.graphs[max(index, 0)])
     above = st.container()
     seen = drawn(found, index)
     show.legend(marks=step is not None)
@@ -184,7 +207,7 @@ def drawn(found: OptimizeResult, index: int) -> Mapping[str, Any]:
     return seen
 
 
-def heading(step: StepRecord | None, index: int) -> None:
+def heading(step: StepRecord | None, index: int, before: GraphSnapshot) -> None:
     """Which step it is, what it changed, and what the proof says."""
     if step is None:
         st.subheader("The graph as captured", anchor=False)
@@ -198,6 +221,8 @@ def heading(step: StepRecord | None, index: int) -> None:
         st.warning(f"Against its claim: {show.sentence(sentence)}", icon=":material/warning:")
     if not step.matches:
         because = f" {show.plain(step.misses[0].reason)}" if len(step.misses) == 1 else ""
+        if not step.misses and any(kernels.is_kernel(node) for node in before.nodes):
+            because = " An earlier step put operators into kernels, where this one does not look: move it up, before that step."
         st.info(f"The step found no place to rewrite: before and after are the same graph.{because}", icon=":material/info:")
 
 

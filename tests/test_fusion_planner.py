@@ -161,6 +161,14 @@ def test_nodes_that_the_reader_chose_become_one_kernel() -> None:
         fused(program, "fuse-nodes", nodes="exp..cos")
 
 
+def test_what_the_reader_forgot_to_choose_is_named() -> None:
+    program = program_of(Function(lambda x: x.sin().exp().t().cos()), rows(4, 8))
+    (miss,) = fused(program, "fuse-nodes", nodes="sin.cos").step.misses
+    assert "did not choose: exp. Choose" in miss.reason  # of the view nothing need be said
+    (miss,) = fused(program, "fuse-nodes").step.misses
+    assert "No nodes are named yet" in miss.reason
+
+
 def test_search_never_does_worse_than_greedy_and_tries_every_choice_of_a_small_graph() -> None:
     program = program_of(Function(lambda x, y: ((x.sin() + y).exp(), (x + y).sum(0), x.sin())), rows(16, 8), rows(16, 8))
     found = search(program.gm, 2000)

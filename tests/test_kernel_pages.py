@@ -18,8 +18,8 @@ from jobs.experiment import StepWords, parse
 from jobs.record import Kernels, KernelsResult, Optimize, OptimizeResult, Pairs, PairsResult
 from jobs.run import perform
 from optimizers.catalog import catalog
-from optimizers.record import PairRecord
-from pages.ui import kernels, offers, pairs, pipeline
+from optimizers.record import MissRecord, PairRecord
+from pages.ui import kernels, offers, pairs, pipeline, show
 from pages.ui.kernels import spans, view_data
 from tests import browser as driver
 from tests.browser import Server, settled
@@ -194,6 +194,61 @@ def test_names_that_are_wrong_are_told_plainly_and_the_page_stays(step: str, wha
     assert what in app.error[0].value.replace("\\", "")
     assert "Traceback" not in texts(app)
     assert len(app.dataframe) > 0
+
+
+@pages
+def test_a_link_to_a_step_that_fails_shows_the_graph_as_captured() -> None:
+    app = opened(f"{MODEL}&pipeline=fuse-nodes(nodes=div.mask)", "optimize")
+    assert "There is no node `mask`" in app.error[0].value.replace("\\", "")
+    assert "The graph as captured" in [one.value for one in app.subheader]
+    assert "shown" not in next(one.value for one in app.markdown if "1. fuse" in one.value)
+    assert len(app.error) == 1
+    settle(app)
+    assert len(app.error) == 1  # not asked for again
+    click(app, "remove 0")
+    assert not app.error
+    assert parse(words(app)).pipeline == ()
+
+
+@pages
+def test_what_finds_nothing_as_it_is_can_be_added_with_other_settings() -> None:
+    app = opened("model=zoo/mlp", "optimize")
+    app.text_input(key="offers filter").set_value("apply-rule")
+    settle(app)
+    assert "None of these finds anything" in texts(app)
+    assert "left to do" not in texts(app)
+    assert "`output`: Nowhere in this graph stands add(matmul(x, y), matmul(x, z))" in texts(app)
+    rule = app.selectbox(key="set apply-rule rule")
+    (twice,) = [option for option in rule.options if option.endswith(": x = t(t(x))")]
+    rule.set_value(int(twice.partition(":")[0]))
+    click(app, "add apply-rule")
+    assert parse(words(app)).pipeline == (StepWords("apply-rule", (("rule", twice.partition(":")[0]),)),)
+    assert f"rule: `{twice}`" in texts(app)
+
+
+def test_near_misses_are_told_once_for_each_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(show.st, "caption", told.append)
+    show.reasons([MissRecord(f"mm_{number}", "it is small") for number in range(6)] + [MissRecord("add", "it is large.")])
+    assert told == ["`mm_0`, `mm_1`, `mm_2`, `mm_3` and 2 more: It is small.", "`add`: It is large."]
+    told.clear()
+    show.reasons([MissRecord("mm", f"reason {number}") for number in range(show.SHOWN_REASONS + 2)])
+    assert len(told) == show.SHOWN_REASONS + 1
+    assert told[-1].startswith("and 2 reasons more")
+
+
+@pages
+def test_a_step_behind_kernels_that_finds_nothing_says_where_to_put_it() -> None:
+    app = opened(f"{FUSED},fuse-attention", "optimize")
+    assert "move it up" in app.info[0].value
+    app = opened("model=zoo/mlp&pipeline=fuse-attention", "optimize")
+    assert "move it up" not in app.info[0].value
+
+
+def test_sentences_begin_with_a_capital_but_names_stay() -> None:
+    assert show.sentence("there is no node") == "There is no node."
+    assert show.sentence("zoo/gpt2 has no mode") == "zoo/gpt2 has no mode."
+    assert show.sentence("device=tpu is unknown") == "device=tpu is unknown."
 
 
 @pages

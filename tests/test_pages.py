@@ -169,8 +169,7 @@ def test_settings_go_into_the_words() -> None:
 
 def test_what_has_nothing_to_do_says_why() -> None:
     app = opened("model=zoo/mlp", "optimize")
-    reasons = "\n".join(str(frame.value.iloc[0, -1]) for frame in app.dataframe)
-    assert "no backward" in reasons
+    assert "no backward" in texts(app)
 
 
 class Refuting:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, expect
+
 from optimizers.record import Move, SearchRecord
 from pages.ui import charts
 from pages.ui.search import heading, rows
+from tests import browser as driver
+from tests.browser import Server, settled
 from tests.test_pages import click, opened, settle, texts, words
 
 WORDS = "model=zoo/attention&seq=8&width=16&heads=2&pipeline=search-substitutions(depth=1,width=1)"
@@ -44,3 +52,28 @@ def test_greedys_end_is_drawn_beside_the_found_graph() -> None:
 def test_a_path_that_greedy_finds_too_has_nothing_to_draw_beside() -> None:
     app = opened(WORDS, "optimize")
     assert not [toggle for toggle in app.toggle if toggle.key == "ends 0"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with driver.server(tmp_path_factory.mktemp("data")) as running:
+        yield running
+
+
+def test_in_a_browser_the_two_ends_are_called_what_they_are(server: Server, chromium: Browser) -> None:
+    page = chromium.new_context(viewport={"width": 1440, "height": 900}).new_page()
+    page.goto(f"{server.address}/optimize?model=zoo/branches&pipeline=search-substitutions(depth=4,width=4)")
+    page.locator(".graph-view g.leaf").first.wait_for(timeout=150_000)
+    settled(page)
+    page.get_by_text("Draw greedy's end beside the found graph").click()
+    expect(page.locator(".graph-view")).to_have_count(2, timeout=60_000)
+    settled(page)
+    pipeline, ends = (page.locator(".graph-view").nth(at) for at in range(2))
+    expect(pipeline).to_contain_text("Before")
+    expect(pipeline.locator(".step")).to_have_text(re.compile(r"^1\. search-substitutions"))
+    for title in ("Greedy's end", "Found"):
+        expect(ends.get_by_text(title, exact=True)).to_be_visible()
+    expect(ends.get_by_text("Before", exact=True)).to_have_count(0)
+    expect(ends.locator(".step")).to_have_text("found")
+    expect(page.get_by_text("only in greedy's end")).to_be_visible()
+    page.context.close()

@@ -21,7 +21,7 @@ only, `x − x = 0`, `x · 0 = 0` and constants in a row.
   change a shape.
 
 ## Try it
-Apply it to the training graph of a model with a squared error: the gradient of `x ** 2` is `2 · x ** 1.0`.
+Write a squared error by hand, `((y - target) ** 2).mean()`, and train: the gradient of `x ** 2` is `2 · x ** 1.0`.
 """
 
 from __future__ import annotations

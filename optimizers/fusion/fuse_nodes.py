@@ -13,7 +13,7 @@ kernel. When Inductor would still launch as many kernels as before, nothing was 
 
 ## Try it
 Choose a matmul and the activation behind it: the matmul is generated too, and the activation runs on its tiles. Then choose a matmul and
-the softmax behind it: a softmax needs whole rows, and the matmul stays a library call of its own.
+the softmax behind it with all that stands between them: a softmax needs whole rows, and the matmul stays a library call of its own.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ from torch import Tensor, fx
 from graphs.kernels import Kernel
 from graphs.regions import collapse, has_outside_path
 from optimizers.base import Example, Function, Match, Miss, Optimization
-from optimizers.planning.bodies import kernel_nodes, launches_of, name_of, named, separated
+from optimizers.planning.bodies import kernel_nodes, launches_of, name_of, named, path_between, separated
 from optimizers.planning.loops import loop_of
 from optimizers.record import Claim, Parameter
 
 ENOUGH = 2
+SHOWN = 6
 
 
 def find(gm: fx.GraphModule, nodes: str = "") -> Iterator[Match | Miss]:
     """The chosen nodes, if they can be one kernel."""
     if not nodes:
+        yield Miss(gm.graph.output_node(), "No nodes are named yet: choose them in the picture with Ctrl+click, or write their names.")
         return
     chosen = sorted({node for node in named(gm, nodes.split(".")) if loop_of(node).kind not in ("view", "data")})
     if len(chosen) < ENOUGH:
@@ -49,7 +51,11 @@ def find(gm: fx.GraphModule, nodes: str = "") -> Iterator[Match | Miss]:
         yield Miss(barred, f"{barred.name} cannot be compiled into a kernel: {loop_of(barred).why}.")
         return
     if has_outside_path(kernel_nodes(chosen)):
-        yield Miss(chosen[0], "A path leads from one of them to another through a node that you did not choose.")
+        names = [node.name for node in path_between(kernel_nodes(chosen))]
+        listed = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+        yield Miss(
+            chosen[0], f"A path leads from one of them to another through nodes that you did not choose: {listed}. Choose those too."
+        )
         return
     after, before, reason = launches_of(chosen)
     if reason:

@@ -11,7 +11,7 @@ from torch import fx
 from graphs.cost import cost, is_view
 from graphs.errors import RequestError, RewriteError
 from graphs.kernels import Kernel
-from graphs.regions import extract
+from graphs.regions import extract, must_follow
 from optimizers.planning.loops import loop_of
 
 
@@ -70,6 +70,19 @@ def launches_of(nodes: Sequence[fx.Node]) -> tuple[int, int, str]:
     if lowered.called:
         stand += f" A library multiplies the matrices: {lowered.called[:1].lower()}{lowered.called[1:]}"
     return after, before, "" if after < before else stand
+
+
+def path_between(nodes: Sequence[fx.Node]) -> list[fx.Node]:
+    """What computes on a path from one of the nodes to another and is not among them, in execution order; views are left out."""
+    order, inside = sorted(nodes), set(nodes)
+    everything = list(order[0].graph.nodes)
+    span = everything[everything.index(order[0]) : everything.index(order[-1]) + 1]
+    needed = set(nodes)
+    for node in reversed(span):
+        if any(user in needed for user in node.users):
+            needed.add(node)
+    behind = set(must_follow(span, order))
+    return [node for node in span if node in needed & behind and node not in inside and loop_of(node).kind != "view"]
 
 
 def named(gm: fx.GraphModule, names: Sequence[str]) -> list[fx.Node]:

@@ -14,7 +14,7 @@ Rules speak of matrices: two dimensions, floating point, equal shapes for elemen
 is faster: that depends on shapes, and is what *search-substitutions* decides. They hold for finite numbers: `x − x` is not 0 where x is infinite.
 
 ## Try it
-Apply a rule, then its reverse (`reverse=1`): the graph is as it was.
+Write `x @ y + x @ z` with matrices: one product goes. Apply the same rule with `reverse=1` after it, and there are two again. The setting `rule` lists all rules.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from optimizers.base import Example, Function, Match, Miss, Optimization, value_
 from optimizers.record import Claim, Parameter
 from optimizers.substitution.generate import Rule, saved_rules
 from optimizers.substitution.matching import bindings, build
-from optimizers.substitution.terms import Term, variables
+from optimizers.substitution.terms import Term, text, variables
 
 
 def find(gm: fx.GraphModule, rule: int = 1, reverse: int = 0) -> Iterator[Match | Miss]:
@@ -38,14 +38,22 @@ def find(gm: fx.GraphModule, rule: int = 1, reverse: int = 0) -> Iterator[Match 
     if isinstance(source, str) or not set(variables(target)) <= set(variables(source)):
         yield Miss(gm.graph.output_node(), f"Read this way, {chosen} would invent an operand.")
         return
+    found = False
     for node in gm.graph.nodes:
         for binding, nodes in bindings(source, node):
             if any(value_of(bound).dtype != value_of(node).dtype for bound in binding.values()):
                 yield Miss(node, "Its operands differ in dtype.")
+                found = True
                 break
             touched = tuple(dict.fromkeys(nodes[::-1]))
             yield Match(node, touched, (target, binding), str(chosen) if not reverse else f"{chosen}, read from right to left")
+            found = True
             break
+    if not found:
+        yield Miss(
+            gm.graph.output_node(),
+            f"Nowhere in this graph stands {text(source)}. Choose another rule; search-substitutions tries all of them.",
+        )
 
 
 def _sides(rule: Rule, reverse: int) -> tuple[Term, Term]:
@@ -95,7 +103,7 @@ OPTIMIZATION = Optimization(
         ),
     ),
     parameters=(
-        Parameter("rule", number_of(DISTRIBUTED), 1, len(saved_rules()), "which rule of the list"),
+        Parameter("rule", number_of(DISTRIBUTED), 1, len(saved_rules()), "which rule of the list", choices=tuple(map(str, saved_rules()))),
         Parameter("reverse", 0, 0, 1, "1: from the smaller side to the larger"),
     ),
     exactness="rounding",

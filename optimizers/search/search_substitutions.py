@@ -14,7 +14,7 @@ When no path of the allowed length is cheaper. The graph must be small, since ev
 prediction for a machine of this class: measure to know.
 
 ## Try it
-Set `depth` to 1: that is greedy's view. Then let it look further.
+On `zoo/branches` set `depth` to 1: no single rewrite pays, and greedy would stop. Then let it look 4 steps ahead.
 """
 
 from __future__ import annotations
@@ -49,9 +49,16 @@ def find(gm: fx.GraphModule, width: int = 6, depth: int = 6) -> Iterator[Match |
         return
     found = search(gm, width, depth, _Catalogue())
     if found.found.price >= found.start:
-        yield Miss(nodes[0], f"No path of up to {depth} steps is cheaper; {found.priced} graphs were priced.")
+        yield Miss(
+            nodes[0],
+            f"No path of up to {_count(depth, 'step')} is cheaper; {_count(found.priced, 'graph')} priced. A larger depth or width looks further.",
+        )
         return
     yield Match(nodes[-1], tuple(nodes), _record(found), _told(found))
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _record(found: Searched) -> SearchRecord:

@@ -37,7 +37,9 @@ def panel(catalogue: CatalogueResult, experiment: Experiment, offers: Sequence[O
     idle = [record for record in records if record not in able and record not in by_hand]
     if text and not records:
         st.caption(f"No optimization has all of these words: {show.plain(text)}")
-    elif not able:
+    elif not able and not by_hand and text:
+        st.caption("None of these finds anything to do on this graph.")
+    elif not able and not text:
         st.caption("No optimization finds anything left to do on this graph. Below is why; another model or mode may give them work.")
     _by_kind(able, by_name, folded=len(able) > MANY and not text)
     for record in by_hand:
@@ -92,7 +94,7 @@ def _offer_card(record: OptimizationRecord, offer: Offer) -> None:
             with st.popover(
                 "", icon=":material/block:", help=f"Why not elsewhere? {show.plural(len(offer.misses), 'near-miss')}", type="tertiary"
             ):
-                show.misses(offer.misses, f"misses {record.name}")
+                show.reasons(offer.misses)
 
 
 def _by_hand_card(record: OptimizationRecord) -> None:
@@ -112,12 +114,16 @@ def _idle_card(record: OptimizationRecord, offer: Offer | None, mode: str) -> No
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(f"**{record.name}**")
         lesson(record)
+        if record.parameters and mode in record.applies_to:
+            with st.popover("", icon=":material/tune:", help="Other settings may find something", type="tertiary"):
+                settings.fields(record, (), f"set {record.name}")
+                st.button("Add", key=f"add {record.name}", type="primary", on_click=_add, args=(record,))
     if mode not in record.applies_to:
         st.caption(f"Applies to {' and '.join(record.applies_to)} only; the mode is {mode}.")
     else:
         st.caption(show.sentence(record.summary))
     if offer and offer.misses:
-        show.misses(offer.misses, f"misses {record.name}")
+        show.reasons(offer.misses)
 
 
 def lesson(record: OptimizationRecord) -> None:

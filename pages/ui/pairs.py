@@ -139,7 +139,7 @@ def table(pairs: Sequence[PairRecord], step: int, key: str, choose: Callable[[st
             "producer": st.column_config.TextColumn(width=120),
             "consumer": st.column_config.TextColumn(width=120),
             "one kernel": st.column_config.TextColumn(width=80),
-            "between them": st.column_config.TextColumn(width=90, help="Bytes of the value that the one makes and the other reads."),
+            "between them": st.column_config.TextColumn(width=105, help="Bytes of the value that the one makes and the other reads."),
             "why": st.column_config.TextColumn(width=380),
         },
     )

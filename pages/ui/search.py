@@ -25,8 +25,19 @@ def panel(index: int, found: SearchRecord) -> DeltaGenerator | None:
     picture of both ends, where it is wanted."""
     with st.expander(heading(found), icon=":material/route:", expanded=True):
         st.plotly_chart(charts.paths(found), key=f"paths {index}", config={"displaylogo": False})
-        st.dataframe(rows(found), hide_index=True, key=f"moves {index}")
-        st.caption(f"{found.priced:,} graphs were priced. Predicted for a machine of this class; measure to know.")
+        st.dataframe(
+            rows(found),
+            hide_index=True,
+            key=f"moves {index}",
+            column_config={
+                "step": st.column_config.NumberColumn(width=50),
+                "found": st.column_config.TextColumn("found, with the time after it (predicted)"),
+                "greedy": st.column_config.TextColumn("greedy (predicted)"),
+            },
+        )
+        st.caption(
+            f"{show.plural(found.priced, 'graph')} {'was' if found.priced == 1 else 'were'} priced. Predicted for a machine of this class; measure to know."
+        )
         st.button(
             "Take these steps one by one",
             icon=":material/call_split:",
@@ -56,8 +67,15 @@ def ends(index: int, found: SearchRecord, graphs: Sequence[GraphSnapshot]) -> No
     left, right = st.columns(2)
     left.caption(f"Where greedy stops, after {show.plural(len(found.greedy), 'step')}: {_price(found.seconds, found.greedy)}")
     right.caption(f"What the search found, after {show.plural(len(found.found), 'step')}: {_price(found.seconds, found.found)}")
-    graph_view([stopped, reached], f"ends {index} graph", steps=["greedy", "found"], diffs=[changed], height=HEIGHT)
-    show.legend(marks=True)
+    graph_view(
+        [stopped, reached],
+        f"ends {index} graph",
+        steps=["greedy", "found"],
+        diffs=[changed],
+        titles=("Greedy's end", "Found"),
+        height=HEIGHT,
+    )
+    show.legend(marks=True, sides=("greedy's end", "the found graph"))
     show.totals_table([("greedy", stopped.totals), ("found", graphs[index + 1].totals)])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import streamlit as st
 
@@ -21,7 +22,13 @@ def fields(record: OptimizationRecord, sites: Sequence[str], key: str, step: Ste
     for parameter in record.parameters:
         text = step.setting(parameter.name) if step else ""
         name = f"{key} {parameter.name}"
-        if parameter.kind == "number":
+        if parameter.kind == "number" and parameter.choices:
+            value = int(text) if text.isdecimal() else parameter.default
+            numbers = range(parameter.minimum, parameter.maximum + 1)
+            st.selectbox(
+                parameter.name, numbers, numbers.index(value), format_func=partial(named, parameter), help=parameter.meaning, key=name,
+            )  # fmt: skip
+        elif parameter.kind == "number":
             value = int(text) if text.isdecimal() else parameter.default
             st.number_input(parameter.name, parameter.minimum, parameter.maximum, value, help=parameter.meaning, key=name)
         else:
@@ -33,6 +40,11 @@ def fields(record: OptimizationRecord, sites: Sequence[str], key: str, step: Ste
         "Places", choices, choices.index(only), format_func=lambda site: site or (f"all {len(sites)}" if sites else "all"), key=f"{key} only",
         help="Rewrite one place only, to see what it does there.",
     )  # fmt: skip
+
+
+def named(parameter: Parameter, value: int) -> str:
+    """`9: x = t(t(x))`: a number with what it stands for."""
+    return f"{value}: {parameter.choices[value - parameter.minimum]}"
 
 
 def filled(record: OptimizationRecord, key: str) -> StepWords:

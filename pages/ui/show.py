@@ -31,6 +31,9 @@ KIND_TITLES = {
 SPACING = "<style>.stMainBlockContainer {padding: 2.2rem 2rem 3rem;} .stSidebar [data-testid='stSidebarHeader'] {height: 2.5rem;} .stForm textarea, .stForm input {font-family: var(--st-code-font, monospace); font-size: 0.82rem;}</style>"
 
 
+SHOWN_REASONS, SHOWN_NODES = 8, 4  # of near-misses, where there is little room
+
+
 class VerdictWords(NamedTuple):
     text: str
     icon: str
@@ -165,8 +168,10 @@ def plain(text: str) -> str:
 
 
 def sentence(text: str) -> str:
-    text = plain(text.strip())
-    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?", "…", ":")) else ".")
+    text = text.strip()
+    named = re.match(r"\S*[/=_]", text)  # `zoo/gpt2`, `device=tpu`: a name stays as it is written
+    text = plain(text if named else f"{text[:1].upper()}{text[1:]}")
+    return text + ("" if text.endswith((".", "!", "?", "…", ":")) else ".")
 
 
 class NothingYet(StopException):
@@ -273,15 +278,16 @@ def diff(diff: Diff) -> None:
     )
 
 
-def legend(marks: bool = False) -> None:
-    """How the graph is to be read."""
+def legend(marks: bool = False, sides: tuple[str, str] | None = None) -> None:
+    """How the graph is to be read; `sides` names two graphs that are no before and after."""
     text = (
         ":blue[▭ blue] multiplies matrices · ┄ dashed outline: a view, moves nothing · *italic*: parameters it reads · ↘ ↗ ends of far edges, click to follow · "
         "▾ leaves the graph. Double click or ± opens a group; drag moves, wheel zooms; **?** shows the keys."
     )
     if marks:
+        removed, added = (f"only in {side}" for side in sides) if sides else ("removed", "added")
         text = (
-            ":red[− dashed, struck through]: removed · :green[+ thick]: added · :green[⊕ double]: does the work of several · "
+            f":red[− dashed, struck through]: {removed} · :green[+ thick]: {added} · :green[⊕ double]: does the work of several · "
             ":orange[~ dotted]: changed; a closed group shows how many. " + text
         )
     st.caption(text)
@@ -300,3 +306,18 @@ def misses(misses: Sequence[MissRecord], key: str, choose: Callable[[str], None]
     table = pd.DataFrame([{"Node": miss.node, "Why not here": miss.reason} for miss in misses])
     height = min(260, 40 + 35 * len(misses))
     st.dataframe(table, hide_index=True, key=key, on_select=chosen, selection_mode="single-row", height=height)
+    rows = st.session_state.get(key, {}).get("selection", {}).get("rows", [])
+    if rows and rows[0] < len(misses):  # a long reason does not fit into its cell
+        st.caption(f"`{misses[rows[0]].node}`: {sentence(misses[rows[0]].reason)}")
+
+
+def reasons(misses: Sequence[MissRecord]) -> None:
+    """Near-misses as text, for places that are too narrow for a table: every reason once, with the nodes that it holds for."""
+    nodes: dict[str, list[str]] = {}
+    for miss in misses:
+        nodes.setdefault(miss.reason, []).append(miss.node)
+    for reason, names in list(nodes.items())[:SHOWN_REASONS]:
+        more = f" and {len(names) - SHOWN_NODES} more" if len(names) > SHOWN_NODES else ""
+        st.caption(f"{', '.join(f'`{name}`' for name in names[:SHOWN_NODES])}{more}: {sentence(reason)}")
+    if len(nodes) > SHOWN_REASONS:
+        st.caption(f"and {plural(len(nodes) - SHOWN_REASONS, 'reason')} more; add the step to see all of them.")

@@ -6,6 +6,7 @@ The session remembers job ids only; results stay with the client.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TypeVar, cast
 
 import streamlit as st
@@ -70,6 +71,12 @@ def was_answered(request: Request) -> bool:
     return state.status == "done" or (state.status == "failed" and told)
 
 
+def failed_with(request: Request, kinds: Sequence[str]) -> bool:
+    """Did the worker come to an end with a problem of one of these kinds?"""
+    state = jobs.client.default_client().state(request_hash(request))
+    return state.status == "failed" and state.problem is not None and state.problem.kind in kinds
+
+
 def is_kept(request: Request) -> bool:
     """Is the result there already?"""
     return jobs.client.default_client().state(request_hash(request)).status == "done"
@@ -126,6 +133,11 @@ def last_good(slot: str, kind: type[R]) -> R | None:
         return cast(R, jobs.client.default_client().result(good))
     except FxscopeError:  # forgotten since: nothing to fall back on
         return None
+
+
+def stand_in(request: Request, slot: str) -> None:
+    """What is known counts as a slot's last good result from now on."""
+    st.session_state[f"good {slot}"] = request_hash(request)
 
 
 def _last_good(slot: str, kind: type[R]) -> R:

@@ -26,7 +26,7 @@ export function show({ parentElement, data, setStateValue }) {
   let view = views.get(parentElement);
   if (!view) {
     const css = [...parentElement.querySelectorAll("style")].map((style) => style.textContent).join("\n");
-    views.set(parentElement, (view = new View(frame, { css })));
+    views.set(parentElement, (view = new View(frame, { css, titles: data.titles })));
   }
   view.report = (name, value) => setStateValue(name, value);
   named.set(data.pane, view);

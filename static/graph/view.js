@@ -35,9 +35,9 @@ function carriedOver(before, payload) {
 }
 
 export class View {
-  /** `report(name, value)` tells what the reader chose: selected, step, look. */
-  constructor(frame, { report = () => {}, css = "" } = {}) {
-    Object.assign(this, { frame, report, css });
+  /** `report(name, value)` tells what the reader chose: selected, step, look; `titles` name the two sides. */
+  constructor(frame, { report = () => {}, css = "", titles = ["Before", "After"] } = {}) {
+    Object.assign(this, { frame, report, css, titles });
     frame.replaceChildren();
     frame.tabIndex = 0;
     frame.setAttribute("role", "application");
@@ -68,7 +68,7 @@ export class View {
     this.session.told = (what) => this.told(what);
     this.stages.replaceChildren();
     this.sides = payload.steps.length > 1 ? ["before", "after"] : ["after"];
-    this.panes = this.sides.map((side) => new Pane(this.stages, this.session, side, this.sides.length > 1 ? (side === "before" ? "Before" : "After") : ""));
+    this.panes = this.sides.map((side) => new Pane(this.stages, this.session, side, this.sides.length > 1 ? this.titles[side === "before" ? 0 : 1] : ""));
     for (const pane of this.panes) pane.onPath = (index) => this.path(index);
     this.fillBar();
     this.map = new Minimap(this.stages, this.session, this.panes[this.panes.length - 1]);
@@ -309,7 +309,8 @@ export class View {
     for (const pane of this.panes) pane.frame.hidden = pane.side === "before" && this.session.step === 0;
     if (!this.slider) return;
     this.slider.value = this.session.step;
-    this.stepName.textContent = this.session.step ? `${this.session.step}. ${this.session.model.steps[this.session.step]}` : "as captured";
+    const [name, first] = [this.session.model.steps[this.session.step], this.session.model.steps[0] === "captured"];
+    this.stepName.textContent = !first ? name : this.session.step ? `${this.session.step}. ${name}` : "as captured"; // two graphs beside each other are no pipeline
   }
 
   selection() {

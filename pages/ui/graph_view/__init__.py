@@ -43,6 +43,7 @@ def graph_view(
     measured_ms: Mapping[str, float] | None = None,
     height: int = 600,
     look: Mapping[str, Any] | None = None,
+    titles: tuple[str, str] = ("Before", "After"),
     on_select: Callable[[], None] = lambda: None,
     on_step: Callable[[], None] = lambda: None,
     on_pick: Callable[[], None] = lambda: None,
@@ -56,11 +57,12 @@ def graph_view(
         places: nodes of the last graph to mark.
         measured_ms: time of each node of the last graph, to colour by.
         look: where a link wants the picture to begin: step, open groups, camera, colour, selected node.
+        titles: what the two sides are called.
         on_select, on_step, on_pick: called before the rerun that follows a click, a step, or a node that is to be chosen beside others
             (`picked`: {name, count}); the state is in `st.session_state[pane]`.
     """
     digest, content = _picture(graphs, tuple(steps), diffs, tuple(places), measured_ms or {})
-    data = {"pane": pane, "height": height, "digest": digest, "look": dict(look or {})}
+    data = {"pane": pane, "height": height, "digest": digest, "look": dict(look or {}), "titles": list(titles)}
     default = {"selected": None, "step": len(graphs) - 1, "look": "", "picked": None}
     changes = {"on_picked_change": on_pick, "on_selected_change": on_select, "on_step_change": on_step, "on_look_change": lambda: None}
     state = _component("graph-view", "show")(key=pane, data=data, height=height, default=default, **changes)
