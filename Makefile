@@ -4,6 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH_CPU := https://download.pytorch.org/whl/cpu
+TRITON := triton==3.8.0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: run test setup clean
@@ -20,11 +21,13 @@ setup: $(VENV)/.test $(VENV)/.browser $(VENV)/.compiler
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq python3-venv && $(PYTHON) -m venv --clear $(VENV); }
 
+# PyTorch for CUDA brings the Triton that it goes with; the CPU build has none, and needs one to write code for GPUs that are not there.
 # Without an NVIDIA driver the CPU build of torch will do: a fifth of the download. Its index is used when it answers.
 $(VENV)/.run: requirements.txt | $(BIN)/python
 	@index=; if ! command -v nvidia-smi >/dev/null && $(BIN)/python -c "import urllib.request as r; r.urlopen('$(TORCH_CPU)/', timeout=5)" 2>/dev/null; \
 	then index="--extra-index-url $(TORCH_CPU)"; fi; \
 	$(BIN)/pip install -q -r requirements.txt $$index
+	@if [ "$$(uname -s)" = Linux ] && ! $(BIN)/pip show -q triton 2>/dev/null; then $(BIN)/pip install -q $(TRITON); fi
 	@touch $@
 
 $(VENV)/.test: requirements-dev.txt $(VENV)/.run

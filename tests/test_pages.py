@@ -249,6 +249,20 @@ def test_a_wrong_word_in_the_address_is_explained_and_the_screen_stays(page: str
     assert [metric.value for metric in app.metric] + [len(frame.value) for frame in app.dataframe] == before
 
 
+@pytest.mark.parametrize(
+    ("wrong", "left"),
+    [
+        ("recompute-activations(every=0)", ""),
+        ("remove-dead-code,recompute-activations(every=0),fuse-loops", "&pipeline=remove-dead-code"),
+        ("remove-dead-code,,", ""),
+    ],
+)
+def test_to_a_new_visitor_a_wrong_step_leaves_the_model_and_the_steps_before_it(wrong: str, left: str) -> None:
+    app = opened(f"model=zoo/chain&depth=3&pipeline={wrong}", "optimize")
+    assert app.error
+    assert f"Shown instead: `model=zoo/chain&mode=inference&depth=3{left}`" in texts(app)
+
+
 FORWARD = """
 import torch
 from torch import nn
@@ -428,3 +442,11 @@ def test_a_dynamic_batch_is_one_that_can_vary() -> None:
     settle(app)
     assert not app.error
     assert {"batch=2", "dynamic=batch"} <= set(words(app).split("&"))
+
+
+def test_a_step_that_only_costs_says_so() -> None:
+    """Both convolutions read one image: the small one becomes large, which alone is more work."""
+    app = opened("model=zoo/branches&pipeline=enlarge-convolution", "optimize")
+    assert any("alone, this step only costs" in text for text in texts(app).split("\n"))
+    app = opened("model=zoo/branches&pipeline=merge-parallel-convolutions,remove-dead-code", "optimize")
+    assert "only costs" not in texts(app)

@@ -12,7 +12,7 @@ computes both gradients from gate, up and the gradient. It computes the activati
 When somebody else reads the activation, or gate and value differ in shape or dtype. A sigmoid by hand must become `silu` first (*fuse-silu*).
 
 ## Try it
-Compare the peak of `hf/llama-3-8b(layers=4)` in training before and after.
+Compare the peak of `hf/llama-3-8b` with 4 layers in training before and after.
 """
 
 from __future__ import annotations

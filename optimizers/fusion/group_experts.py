@@ -17,7 +17,7 @@ to few experts by a grouped product already (`grouped_mm`): there is nothing lef
 the activations of all experts are there at once, so the peak can rise.
 
 ## Try it
-`zoo/moe(experts=16)`: compare launches. In training try `width=16`, then 256: why is the second left alone?
+`zoo/moe` with 16 experts: compare launches. In training try `width=16`, then 256: why is the second left alone?
 """
 
 from __future__ import annotations

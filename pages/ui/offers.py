@@ -46,9 +46,9 @@ def panel(catalogue: CatalogueResult, experiment: Experiment, offers: Sequence[O
         with st.container(border=True):
             _by_hand_card(record)
     if idle:
-        with st.expander(f"Nothing to do here: {len(idle)}", expanded=bool(text) and not able):
-            for kind, some in by_kind(idle).items():
-                st.markdown(f":gray[**{KINDS.get(kind, kind)}**]")
+        st.caption("Nothing to do here, and why:")
+        for kind, some in by_kind(idle).items():
+            with st.expander(f"{KINDS.get(kind, kind)} :gray[{len(some)}]", expanded=bool(text) and not able):
                 for record in some:
                     _idle_card(record, by_name.get(record.name), experiment.mode)
 

@@ -136,11 +136,12 @@ def table(pairs: Sequence[PairRecord], step: int, key: str, choose: Callable[[st
         selection_mode="single-row",
         on_select=lambda: _chosen(key, pairs, choose),
         column_config={
-            "producer": st.column_config.TextColumn(width=120),
-            "consumer": st.column_config.TextColumn(width=120),
-            "one kernel": st.column_config.TextColumn(width=80),
-            "between them": st.column_config.TextColumn(width=105, help="Bytes of the value that the one makes and the other reads."),
-            "why": st.column_config.TextColumn(width=380),
+            "producer": st.column_config.TextColumn(width=105),
+            "consumer": st.column_config.TextColumn(width=105),
+            "one kernel": st.column_config.TextColumn(width=75),
+            "between them": st.column_config.TextColumn(width=90, help="Bytes of the value that the one makes and the other reads."),
+            "why": st.column_config.TextColumn(width=300),
+            "way out": st.column_config.TextColumn(width=200),
         },
     )
     rows = st.session_state.get(key, {}).get("selection", {}).get("rows", [])

@@ -264,6 +264,8 @@ def savings(step: StepRecord) -> str:
             color = "green" if after < before else "orange"
             name = figure.title.lower()
             parts.append(f"{name} {number(before, figure.unit)} → {number(after, figure.unit)} :{color}[{change(before, after)}]")
+    if parts and not any(getattr(step.after, figure.field) < getattr(step.before, figure.field) for figure in FIGURES[:4]):
+        parts.append("nothing counted got smaller: alone, this step only costs")
     return " · ".join(parts) or "counted totals as good as unchanged"
 
 

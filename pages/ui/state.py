@@ -18,7 +18,7 @@ import streamlit as st
 
 import jobs.client
 from graphs.errors import RequestError
-from jobs.experiment import Experiment, StepWords, from_pairs, parse
+from jobs.experiment import Experiment, StepWords, from_pairs, parse, parse_pipeline
 from jobs.record import CatalogueResult, ModelRecord, OptionRecord
 from optimizers.record import OptimizationRecord, Parameter
 from pages.ui import show
@@ -63,10 +63,31 @@ def experiment(catalogue: CatalogueResult) -> Experiment:
         check(asked, catalogue)
     except RequestError as error:
         show.problem(show.as_problem(error), title="The address of this page asks for something that is not there")
-        kept = _last(catalogue)
+        kept = (None if WORDS in st.session_state else _good_part(given, catalogue)) or _last(catalogue)
         st.caption(f"Shown instead: `{kept.words}`")
         return _keep(kept, write=False)
     return _keep(asked, write=False)
+
+
+def _good_part(given: list[tuple[str, str]], catalogue: CatalogueResult) -> Experiment | None:
+    """The model of an address whose steps are wrong, with the steps before the first wrong one; None where the model is wrong too."""
+    try:
+        asked = from_pairs([(key, value) for key, value in given if key != "pipeline"])
+        check(asked, catalogue)
+    except RequestError:
+        return None
+    try:
+        steps = parse_pipeline(dict(given).get("pipeline", ""))
+    except RequestError:
+        return asked
+    for count in range(len(steps), 0, -1):
+        longer = msgspec.structs.replace(asked, pipeline=steps[:count])
+        try:
+            check(longer, catalogue)
+        except RequestError:
+            continue
+        return longer
+    return asked
 
 
 def current() -> Experiment:
