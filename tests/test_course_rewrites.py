@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from graphs.capture import capture
+from graphs.cost import value_bytes
 from graphs.program import Program
 from graphs.snapshot import snapshot
 from optimizers.base import Example, Function
@@ -128,6 +129,52 @@ def test_normal_forms_let_merging_see_what_it_could_not() -> None:
     assert len(merged.step.matches) == 3
     assert merged.step.after.launches == 4
     assert merged.step.verdict.kind == "bitwise"
+
+
+# A31: a convolution and its batch norm are one convolution with W2 = W · R and B2 = B · R + P for each channel.
+def test_batch_norm_folds_into_its_convolution_by_the_formula() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5)).double().eval()
+    norm, convolution = model[1], model[0]
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean.uniform_(-1, 1)
+    norm.running_var.uniform_(0.5, 2)
+    program = capture(Example(lambda: model, lambda: (torch.randn(2, 3, 8, 8).double(),)).source(), "inference", "cpu").program
+    result = applied(program, "fold-batch-norm")
+    assert (result.step.before.launches, result.step.after.launches) == (2, 1)
+    rate = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    weight = convolution.weight * rate[:, None, None, None]
+    shift = convolution.bias * rate + norm.bias - norm.running_mean * rate  # type: ignore[operator]
+    image = torch.randn(2, 3, 8, 8).double()
+    with torch.no_grad():
+        assert float((torch.conv2d(image, weight, shift) - model(image)).abs().max()) < 1e-14  # type: ignore[arg-type]
+    assert result.step.verdict.kind in ("bitwise", "rounding")
+
+
+# A33: query, key and value of Llama-2-7B, batch 1, sequence 4,096, in 16 bits: three matmuls read their input three times, one reads it once.
+def test_one_matmul_for_query_key_and_value_reads_its_input_once() -> None:
+    width, rows = 4096, 4096
+
+    class Three(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleList(nn.Linear(width, width, bias=False, dtype=torch.float16) for _ in range(3))
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            return tuple(part(x) for part in self.parts)
+
+    def rows_of_input() -> tuple[Tensor]:
+        return (torch.zeros(1, rows, width, dtype=torch.float16),)
+
+    program = capture(Example(Three, rows_of_input).source(), "inference", "cpu").program
+    result = apply(program, snapshot(program), "merge-parallel-matmuls", {}, None)
+    reads = []
+    for graph in (program.gm, result.program.gm):
+        products = graph.graph.find_nodes(op="call_function", target=aten.mm.default)
+        reads.append((len(products), sum(value_bytes(node.args[0].meta["val"]) for node in products) / 2**20))
+    assert reads == [(3, 96), (1, 32)]
+    assert result.step.after.flops == result.step.before.flops
 
 
 # A36: PET's convolution. Two images of 5 × 5, kernel 3, padding 1: one of 5 × 10, whose columns 4 and 5 look across the seam.

@@ -8,6 +8,8 @@ with the 3×3 convolution beside it, and what is left of the block becomes one c
 A beam search tries every single rewrite of the catalogue (cleanup, algebra, generated rules) at every place, prices each graph by predicted time (launches,
 bytes, operations), and keeps the cheapest few graphs of every length, even when they are dearer than the start. The cheapest graph of all wins. Its path is a list of
 ordinary steps, which you can take over into the pipeline one by one; greedy's dead end is shown beside it.
+Rules come from a generator, as TASO's do: from 66 million graphs of up to four operators that found 28,744 substitutions and kept 743; here
+122,000 terms of up to three operators give 303. Its networks became 1.0 times (ResNet-50) to 3.1 times (ResNeXt-50) as fast on a V100.
 
 ## When it does not apply
 When no path of the allowed length is cheaper. The graph must be small, since every rewrite at every place is a graph of its own. The price is a
