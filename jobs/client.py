@@ -23,6 +23,7 @@ import msgspec
 from graphs import errors
 from graphs.errors import FxscopeError, JobError, RequestError
 from graphs.sources.kinds import kept_part
+from jobs.birth import warm
 from jobs.experiment import parse
 from jobs.process import WorkerProcess
 from jobs.record import (
@@ -331,7 +332,10 @@ class Client:
             if self._worker and not self._worker.suits(job.task, job.version):
                 self._drop_worker()
             if self._worker is None:
-                self._worker = WorkerProcess(self._folder / "scratch", job.version)
+                kernels = Path(os.environ.get("FXSCOPE_KERNELS") or self._folder / "kernels")
+                self._worker = WorkerProcess(self._folder / "scratch", job.version, bool(job.task.sources), kernels)
+                job.progress = Progress("starting PyTorch", 0.0)
+                self._changed.notify_all()
             if self._closed or job.cancelling:
                 self._worker.kill()
             return self._worker
@@ -389,6 +393,7 @@ def default_client() -> Client:
     with _default_lock:
         if _default is None:
             _default = Client()
+            warm()
             atexit.register(_default.close)
         return _default
 

@@ -7,19 +7,16 @@ import os
 import queue
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import msgspec
 
+from jobs.birth import new_child
 from jobs.frames import read_frame, write_frame
 from jobs.record import Problem, Task
-from jobs.version import ROOT
 
 LAST_WORDS_BYTES = 16 << 10
 POLL_S = 0.25
@@ -28,29 +25,23 @@ TRY_AGAIN = "The next job gets a fresh worker; if this happens again, take a sma
 
 
 class WorkerProcess:
-    """One `python -m jobs.worker`, in a process group of its own so that killing it kills its children.
+    """One worker, in a process group of its own so that killing it kills its children.
 
     Args:
         scratch: where it gets a folder of its own to run in, which goes with it.
         version: the code's version at its start.
+        uploads: is it for models' files? It then shares nothing with other workers.
+        kernels: where compiled kernels are kept for all workers without models' files.
     """
 
-    def __init__(self, scratch: Path, version: str) -> None:
-        self._version = version
+    def __init__(self, scratch: Path, version: str, uploads: bool, kernels: Path) -> None:
+        self._version, self._uploads = version, uploads
         self._files: set[str] = set()
         self.tasks = 0
         scratch.mkdir(parents=True, exist_ok=True)
         self._folder = tempfile.mkdtemp(dir=scratch)
-        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "jobs.worker"],  # -P: a file in the scratch folder must not shadow a module
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=self._folder,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "FXSCOPE_PARENT": str(os.getpid()), "TMPDIR": self._folder},
-            start_new_session=True,
-        )
+        shared = {} if uploads else {"TORCHINDUCTOR_CACHE_DIR": str(kernels)}
+        self._process = new_child(self._folder, {"TMPDIR": self._folder, **shared})
         self._frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._last_words = b""
         for read in (self._read_frames, self._read_last_words):
@@ -61,11 +52,12 @@ class WorkerProcess:
         return self._process.pid
 
     def alive(self) -> bool:
-        return self._process.poll() is None
+        return self._process.code() is None
 
     def suits(self, task: Task, version: str) -> bool:
         """May it do this task? Not with other code, nor after another model's file, which may have changed torch itself."""
-        return self.alive() and version == self._version and self._files <= task.sources.keys()
+        fits = bool(task.sources) == self._uploads and self._files <= task.sources.keys()
+        return self.alive() and version == self._version and fits
 
     def send(self, task: Task) -> None:
         """Hands over a task.
@@ -75,7 +67,7 @@ class WorkerProcess:
         """
         self._files |= task.sources.keys()
         self.tasks += 1
-        write_frame(cast(BinaryIO, self._process.stdin), msgspec.msgpack.encode(task))
+        write_frame(self._process.stdin, msgspec.msgpack.encode(task))
 
     def receive(self, deadline: float) -> bytes | None:
         """The next message; None when the worker has ended.
@@ -94,19 +86,16 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """Ends the worker and its children at once; may be called from any thread, and twice."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()
         self._process.wait()
         with contextlib.suppress(OSError):
-            cast(BinaryIO, self._process.stdin).close()
+            self._process.stdin.close()
         shutil.rmtree(self._folder, ignore_errors=True)
         self._frames.put(None)
 
     def ending(self) -> Problem:
         """Why a worker that ended by itself did so."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=5)
-        code = self._process.returncode
+        code = self._process.wait(timeout=5)
         if code is None:
             return Problem("JobError", "the worker closed its pipe and hangs", help=TRY_AGAIN)
         if code < 0:
@@ -120,7 +109,7 @@ class WorkerProcess:
         return lines[-1].strip()[:200] if lines else ""
 
     def _read_frames(self) -> None:
-        with cast(BinaryIO, self._process.stdout) as stream:
+        with self._process.stdout as stream:
             frame: bytes | None = b""
             while frame is not None:
                 try:
@@ -131,6 +120,6 @@ class WorkerProcess:
 
     def _read_last_words(self) -> None:
         """Keeps the tail of what is printed: whatever a model's file prints must neither block it nor fill a disk."""
-        with cast(BinaryIO, self._process.stderr) as stream:
+        with self._process.stderr as stream:
             while data := os.read(stream.fileno(), 1 << 16):
                 self._last_words = (self._last_words + data)[-LAST_WORDS_BYTES:]

@@ -39,7 +39,7 @@ def main() -> None:
     incoming, outgoing = _take_streams()
     frames: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(incoming, frames), daemon=True).start()
-    _limit_threads()
+    limit_threads()
     while True:
         task = _decode_task(frames.get())
 
@@ -126,7 +126,7 @@ def _die_with_parent() -> None:
         Path("/proc/self/oom_score_adj").write_text("800")
 
 
-def _limit_threads() -> None:
+def limit_threads() -> None:
     """As many compute threads as processors that this process may use; a container's quota counts, torch ignores it."""
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_processors()))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +17,9 @@ from tests import browser as driver
 from tests.pictures import blank_page, real
 
 ATTENTION = "model=zoo/attention&mode=training&seq=16&width=32&heads=2&pipeline=fuse-attention"
+os.environ.setdefault(
+    "FXSCOPE_KERNELS", f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"
+)  # where torch keeps those of this process
 GPT2 = "model=zoo/gpt2&mode=training&layers=6&width=32&heads=2&vocab=64&seq=8"
 
 

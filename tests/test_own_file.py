@@ -146,7 +146,7 @@ def test_several_files_are_one_archive() -> None:
 
 
 def test_a_worker_s_folder_goes_with_it(tmp_path: Path) -> None:
-    worker = WorkerProcess(tmp_path, "v")
+    worker = WorkerProcess(tmp_path, "v", True, tmp_path / "kernels")
     inside = list(tmp_path.iterdir())
     assert len(inside) == 1
     (inside[0] / "left.txt").write_text("x")
