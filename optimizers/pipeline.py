@@ -20,7 +20,7 @@ from graphs.record import GraphSnapshot, Totals
 from graphs.snapshot import snapshot
 from optimizers.base import Match, Miss, Optimization, is_random
 from optimizers.catalog import catalog, named, parse_settings
-from optimizers.patterns.layouts import unreadable
+from optimizers.patterns.layouts import AS_CAPTURED, can_be_restored, remember, unreadable
 from optimizers.record import Claim, MatchRecord, MissRecord, Offer, SearchRecord, StepRecord
 from optimizers.verify import Judge
 
@@ -59,6 +59,7 @@ def apply_optimization(
     start = time.perf_counter()
     parameters, only = parse_settings(optimization, settings)
     changed = program.clone()
+    remember(changed.gm)
     matches, misses = _find(changed, optimization, parameters)
     chosen = _chosen(matches, only, optimization.name)
     records = tuple(_match_record(match) for match in chosen)
@@ -212,11 +213,15 @@ def _propagate(gm: fx.GraphModule, fresh: set[fx.Node]) -> None:
     dirty = {node for node in fresh if not node._erased}
     with mode, torch.no_grad():
         for node in list(gm.graph.nodes):
-            if node not in dirty or node.op not in ("call_function", "get_attr"):
+            if (node not in dirty and node.target is not AS_CAPTURED) or node.op not in ("call_function", "get_attr"):
                 continue
             if bodies(node) or held_graph(node) is not None:
                 continue  # what a body gives has the shapes that it was captured with
             for read in unreadable(node):
+                if node.target is AS_CAPTURED and not can_be_restored(node):
+                    raise RewriteError(
+                        f"{node.name} speaks of the memory of {read.name}, which would lie otherwise", help="Leave this place out of the step."
+                    )
                 node.replace_input_with(read, _in_order(gm, node, read))
             value = _fake_value(gm, node)
             if _layout(value) != _layout(node.meta.get("val")):

@@ -280,6 +280,23 @@ def test_a_part_of_a_merged_product_is_copied_for_a_group_norm_or_not_merged() -
     assert step.claim_broken == ()
 
 
+def test_memory_that_as_strided_speaks_of_lies_as_it_was_captured() -> None:
+    """A part of a merged product has other strides: as_strided would read its neighbours."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(6, 6, bias=False), nn.Linear(6, 6, bias=False)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.one(x).as_strided((2, 6), (6, 1)), self.two(x)
+
+    program = capture(Example(Model, lambda: (torch.randn(2, 6),)).source(), "inference", "cpu").program
+    step = apply(program, snapshot(program), "merge-parallel-matmuls", {}, Judge(program)).step
+    assert step.verdict.kind in ("bitwise", "rounding")
+    assert step.claim_broken == ()
+
+
 class Repeated(nn.Module):
     """Rows that a batch repeats by strides are no view as a matrix."""
 

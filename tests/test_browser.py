@@ -130,7 +130,7 @@ def test_the_graph_answers_to_keys(server: Server, page: Page) -> None:
 
 def test_a_step_is_added_drawn_and_kept_in_the_address(server: Server, page: Page, chromium: Browser) -> None:
     visit(page, server, f"optimize?{ATTENTION}")
-    page.locator("summary", has_text="Fusion").click()  # offers are folded by kind
+    page.locator("summary", has_text="Fusion").first.click()  # offers are folded by kind
     card = page.locator(".st-key-add-fuse-attention")
     card.get_by_role("button").click()
     settled(page)

@@ -58,6 +58,8 @@ def factored(call: Call, node: fx.Node, reading: Reading) -> Answer:
     if pair is None:
         return None
     one, two = pair
+    if one.node is two.node:
+        return No("Both terms are one and the same product, which is computed once already.")
     dtype = one_dtype(node, one.node, two.node, one.factor)
     if dtype is None or dtype.is_complex or dtype is torch.bool:
         return No("The dtype changes between product and sum.")
@@ -166,6 +168,11 @@ def _shared(x: Tensor, a: Tensor, b: Tensor) -> Any:
     return product + x * b, product.sin()
 
 
+def _twice(x: Tensor, y: Tensor) -> Tensor:
+    product = x * y
+    return product + product
+
+
 def _channels() -> tuple[Tensor, ...]:
     return torch.randn(32, 8), torch.randn(8), torch.randn(8)
 
@@ -190,6 +197,7 @@ OPTIMIZATION = Optimization(
         Example(lambda: Function(_shared), _channels, reason="read elsewhere"),
         Example(lambda: Function(lambda x, y, z: x @ y + x @ z), lambda: _matrices(1), reason="elements each"),
         Example(lambda: Function(lambda x: x * 3e38 + x * 3e38), lambda: (torch.randn(4),), reason="full precision"),
+        Example(lambda: Function(_twice), lambda: (torch.randn(4), torch.randn(4)), reason="computed once already"),
         Example(lambda: Function(lambda n: n * 2 + n * 0.5), lambda: (torch.arange(4),), reason="dtype"),
     ),
     exactness="rounding",
