@@ -220,7 +220,8 @@ def _propagate(gm: fx.GraphModule, fresh: set[fx.Node]) -> None:
             for read in unreadable(node):
                 if node.target is AS_CAPTURED and not can_be_restored(node):
                     raise RewriteError(
-                        f"{node.name} speaks of the memory of {read.name}, which would lie otherwise", help="Leave this place out of the step."
+                        f"{node.name} speaks of the memory of {read.name}, which would lie otherwise",
+                        help="Leave this place out of the step.",
                     )
                 node.replace_input_with(read, _in_order(gm, node, read))
             value = _fake_value(gm, node)

@@ -81,6 +81,8 @@ def times_reciprocal(call: Call, node: fx.Node, reading: Reading) -> Answer:
         inner = reading.inner(y, RECIPROCAL)
         if inner is None or not isinstance(x, fx.Node) or one_dtype(node, x, y, inner.args[0]) is None:
             continue
+        if reading.source(x) is reading.source(y):
+            return No("It is the square of a reciprocal, which has to stay for the other factor.")
         if not reading.read_once(y):
             return No(reading.shared(y))
         return Call(aten.div.Tensor, (x, inner.args[0]))
@@ -157,6 +159,7 @@ OPTIMIZATION = Optimization(
         Example(lambda: Function(lambda x: x * 1e30 * 1e30), _numbers, reason="overflow"),
         Example(lambda: Function(lambda n: n + 3 + 4), lambda: (torch.arange(4),), reason="exact"),
         Example(lambda: Function(lambda x: x + 0), _numbers, reason="share memory"),
+        Example(lambda: Function(lambda x: (lambda y: y * y)(x.reciprocal())), _numbers, reason="square of a reciprocal"),
     ),
     exactness="rounding",
 )
