@@ -44,12 +44,13 @@ from jobs.record import (
     Task,
     request_hash,
 )
-from jobs.store import KeptSource, Store
+from jobs.store import KeptSource, Store, keep_within
 from jobs.version import ROOT, code_version
 
 LIMIT_S = 300.0
 MEASURE_LIMIT_S = 600.0
 KEPT_JOBS = 200
+KERNELS_BYTES = 8 << 30
 KEPT_DECODED = 8
 CANCELLED = Problem("JobError", "the job was cancelled", help="Ask again to run it.")
 
@@ -86,6 +87,8 @@ class Client:
         except (OSError, sqlite3.Error) as error:
             way_out = "Set FXSCOPE_DATA to a folder that can be written."
             raise JobError(f"results cannot be kept: {error}", where=str(self._folder), help=way_out) from error
+        self._kernels = Path(os.environ.get("FXSCOPE_KERNELS") or self._folder / "kernels")
+        keep_within(self._kernels, KERNELS_BYTES)
         self._changed = threading.Condition(threading.RLock())
         self._jobs: OrderedDict[str, _Job] = OrderedDict()
         self._queue: list[_Job] = []
@@ -332,8 +335,7 @@ class Client:
             if self._worker and not self._worker.suits(job.task, job.version):
                 self._drop_worker()
             if self._worker is None:
-                kernels = Path(os.environ.get("FXSCOPE_KERNELS") or self._folder / "kernels")
-                self._worker = WorkerProcess(self._folder / "scratch", job.version, bool(job.task.sources), kernels)
+                self._worker = WorkerProcess(self._folder / "scratch", job.version, bool(job.task.sources), self._kernels)
                 job.progress = Progress("starting PyTorch", 0.0)
                 self._changed.notify_all()
             if self._closed or job.cancelling:

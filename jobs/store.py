@@ -125,6 +125,23 @@ class Store:
             _path(self._results, row[0]).unlink(missing_ok=True)
 
 
+def keep_within(folder: Path, limit_bytes: int) -> None:
+    """Removes the files of a folder of things that can be made again, the oldest first, until the rest is within the limit."""
+    found = []
+    for path in folder.rglob("*") if folder.exists() else ():
+        with contextlib.suppress(OSError):  # somebody else was faster
+            stat = path.stat()
+            if path.is_file():
+                found.append((stat.st_mtime, stat.st_size, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total <= limit_bytes:
+            return
+        with contextlib.suppress(OSError):
+            path.unlink()
+            total -= size
+
+
 def _path(folder: Path, name: str) -> Path:
     return folder / name[:2] / name
 

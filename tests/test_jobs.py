@@ -34,7 +34,7 @@ from jobs.record import (
     Sleep,
     Task,
 )
-from jobs.store import KeptSource, Store
+from jobs.store import KeptSource, Store, keep_within
 from jobs.version import ROOT
 from jobs.worker import unexpected
 
@@ -248,6 +248,17 @@ def test_results_unused_for_longest_make_room(tmp_path: Path) -> None:
         time.sleep(0.01)
     assert [store.result(name) is not None for name in "abc"] == [False, True, True]
     assert len(list((tmp_path / "results").glob("*/*"))) == 2
+
+
+def test_of_what_can_be_made_again_the_oldest_goes_first(tmp_path: Path) -> None:
+    for age, name in enumerate(["new", "middle", "old"]):
+        path = tmp_path / name / "kernel.so"
+        path.parent.mkdir()
+        path.write_bytes(bytes(10))
+        os.utime(path, (1000 - age, 1000 - age))
+    keep_within(tmp_path, 25)
+    assert sorted(path.parent.name for path in tmp_path.rglob("*.so")) == ["middle", "new"]
+    keep_within(tmp_path / "nothing there", 0)
 
 
 def test_a_folder_that_cannot_be_written_is_a_readable_error(tmp_path: Path) -> None:
