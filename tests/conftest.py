@@ -16,9 +16,7 @@ from tests import browser as driver
 from tests.pictures import blank_page, real
 
 ATTENTION = "model=zoo/attention&mode=training&seq=16&width=32&heads=2&pipeline=fuse-attention"
-os.environ.setdefault(
-    "FXSCOPE_KERNELS", f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"
-)  # where torch keeps those of this process
+os.environ.setdefault("FXSCOPE_KERNELS", f"{tempfile.gettempdir()}/fxscope-test-kernels")  # for all clients, so that each is compiled once
 GPT2 = "model=zoo/gpt2&mode=training&layers=6&width=32&heads=2&vocab=64&seq=8"
 
 
