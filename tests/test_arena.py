@@ -148,6 +148,14 @@ def test_a_capacity_ends_planning_as_soon_as_it_is_kept() -> None:
     assert (found.ending, found.found_by) == ("fits", "first-fit by size")
 
 
+def test_a_capacity_that_is_not_reached_leaves_the_best_plan_found() -> None:
+    buffers = saturated(1279)
+    found = plan(buffers, capacity=most_alive(buffers), seconds=0)
+    validate(buffers, found)
+    assert found.size > most_alive(buffers)
+    assert found.ending == "time limit"
+
+
 def test_nothing_and_no_bytes_are_placed_too() -> None:
     assert plan([]).size == 0
     assert plan([Buffer(0, 3, 0), Buffer(1, 2, 8)]).size == 8

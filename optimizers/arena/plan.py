@@ -19,6 +19,7 @@ from optimizers.arena.search import attempt
 
 MOST = 4000  # buffers that are searched: every level of a search keeps a list of the open ones
 NODES, GROWTH, ROUND = 1500, 1.1, 16  # placements tried before another order is, how that grows, after how many orders
+MOST_OF_TIME = 0.85  # for a capacity that is asked for; the rest for a plan that at least comes near
 NOISE = (0.0, 0.5, 2.0)  # at most, in mixtures of logarithms
 
 
@@ -122,19 +123,17 @@ class _Planner:
                 self.keep(greedy(self.problem, order, rule), f"{rule} by {name}")
 
     def search(self, wanted: int | None) -> None:
-        """With a capacity, that one. Without, the lower bound first, then halving what is between it and the best plan."""
+        """The capacity first, or the lower bound; if that is not reached, halving what is between it and the best plan, and so on anew."""
         if len(self.problem.sizes) > MOST:
             return
-        hopeless = self.proven - 1  # largest capacity that was given up or proven too small
-        while not self.enough(wanted) and self.left():
-            if hopeless + 1 >= self.size:
-                hopeless = self.proven - 1  # all were tried: again, with the time that is left
-            first = hopeless < self.proven
-            target = wanted if wanted is not None else self.proven if first else (hopeless + self.size) // 2
-            target = min(target, self.size - 1)
-            share = self.left() if wanted is not None else self.left() / 3
-            if not self.within(target, time.monotonic() + max(share, 0.05)):
-                hopeless = max(target, self.proven - 1)
+        hopeless = -1  # largest capacity that was given up or proven too small
+        while not self.enough(wanted) and self.left() and (wanted is None or wanted >= self.proven):
+            goal = max(self.proven, wanted or 0)
+            again = hopeless < goal or hopeless + 1 >= self.size
+            target = goal if again else (hopeless + self.size) // 2
+            share = MOST_OF_TIME if again and wanted is not None else 1 / 3
+            if not self.within(target, time.monotonic() + max(share * self.left(), 0.05)):
+                hopeless = target
 
     def within(self, target: int, until: float) -> bool:
         """Searches for a plan of `target` units with one order after another, each a while. Proves it if there is none.
