@@ -13,7 +13,7 @@ run: $(VENV)/.run $(VENV)/.compiler
 	$(BIN)/python -m streamlit run app.py
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 setup: $(VENV)/.test $(VENV)/.browser $(VENV)/.compiler
 
