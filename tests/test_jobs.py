@@ -88,7 +88,7 @@ def is_gone(pid: int) -> bool:
 
 def test_progress_is_told_while_a_job_runs(client: Client) -> None:
     told: list[Progress] = []
-    assert client.run(Sleep(0.3), told.append) == Empty()
+    assert client.run(Sleep(1.5), told.append) == Empty()
     shares = [one.share for one in told if one.text == "sleeping"]
     assert len(shares) > 2
     assert shares == sorted(shares)
