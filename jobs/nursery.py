@@ -12,6 +12,7 @@ import os
 import selectors
 import socket
 import tempfile
+import traceback
 
 import msgspec
 
@@ -85,6 +86,8 @@ def _live(birth: Birth, streams: list[int], nursery: int) -> None:
         os.environ.update(birth.environment, FXSCOPE_PARENT=str(nursery))
         tempfile.tempdir = None  # asked again: the folder is another
         worker.main()
+    except BaseException:
+        traceback.print_exc()  # to the worker's own last words
     finally:
         os._exit(1)
 

@@ -139,8 +139,8 @@ def table(pairs: Sequence[PairRecord], step: int, key: str, choose: Callable[[st
             "producer": st.column_config.TextColumn(width=105),
             "consumer": st.column_config.TextColumn(width=105),
             "one kernel": st.column_config.TextColumn(width=75),
-            "between them": st.column_config.TextColumn(width=90, help="Bytes of the value that the one makes and the other reads."),
-            "why": st.column_config.TextColumn(width=300),
+            "between them": st.column_config.TextColumn(width=102, help="Bytes of the value that the one makes and the other reads."),
+            "why": st.column_config.TextColumn(width=288),
             "way out": st.column_config.TextColumn(width=200),
         },
     )
