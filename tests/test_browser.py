@@ -144,7 +144,9 @@ def test_a_step_is_added_drawn_and_kept_in_the_address(server: Server, page: Pag
     elsewhere = chromium.new_context(viewport={"width": 1440, "height": 900}).new_page()
     elsewhere.goto(page.url)
     settled(elsewhere)
-    assert unfolded_text(elsewhere) == unfolded_text(page)
+    unfolded_text(elsewhere)
+    # waited for, because icons may come a moment after the page
+    expect(elsewhere.get_by_test_id("stMain")).to_have_text(unfolded_text(page), use_inner_text=True, timeout=15_000)
     elsewhere.context.close()
 
 
