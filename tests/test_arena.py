@@ -14,7 +14,7 @@ import pytest
 
 from graphs.errors import RequestError, TooLargeError
 from graphs.lifetimes import Lifetime
-from optimizers.arena import ArenaPlan, Buffer, buffers_of, native, plan, validate
+from optimizers.arena import ArenaPlan, Buffer, buffers_of, plan, search, validate
 from optimizers.arena.greedy import ORDERS, RULES, greedy, order_of
 from optimizers.arena.problem import problem_of
 from optimizers.arena.search import attempt, attempt_in_python
@@ -104,7 +104,7 @@ def test_an_optimum_above_the_most_alive_is_proven_and_becomes_the_lower_bound(s
         plan(buffers, capacity=found.size - 1)
 
 
-@pytest.mark.skipif(native.library() is None, reason="no C++ compiler: the search in Python takes longer than anyone waits")
+@pytest.mark.skipif(search.compiled() is None, reason="no C++ compiler: the search in Python takes longer than anyone waits")
 @pytest.mark.parametrize("path", INSTANCES, ids=lambda path: path.stem)
 def test_published_instance_fits_its_capacity(path: Path) -> None:
     buffers, capacity = read(path), int(path.stem.split(".")[1])
@@ -208,7 +208,7 @@ def test_eighteen_thousand_buffers_are_placed() -> None:
     assert found.ending == "too large to search"
 
 
-@pytest.mark.skipif(native.library() is None, reason="nothing to compare: no C++ compiler")
+@pytest.mark.skipif(search.compiled() is None, reason="nothing to compare: no C++ compiler")
 @pytest.mark.parametrize("jump", [False, True])
 def test_compiled_search_and_python_agree_node_by_node(jump: bool) -> None:
     for seed in range(60):
@@ -221,7 +221,7 @@ def test_compiled_search_and_python_agree_node_by_node(jump: bool) -> None:
 
 
 def test_without_a_compiler_python_plans(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(search, "compiled", lambda: None)
     for seed in range(8):
         buffers = at_random(seed, 6, steps=8)
         assert plan(buffers).size == smallest(buffers)

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from graphs.errors import RequestError, TooLargeError
 from graphs.lifetimes import Lifetime
-from optimizers.arena import native
 from optimizers.arena.greedy import ORDERS, RULES, greedy, order_of
 from optimizers.arena.problem import Problem, problem_of
 from optimizers.arena.record import ArenaPlan, Buffer, Ending
-from optimizers.arena.search import attempt
+from optimizers.arena.search import attempt, compiled
 
 MOST = 4000  # buffers that are searched: every level of a search keeps a list of the open ones
 NODES, GROWTH, ROUND = 1500, 1.1, 16  # placements tried before another order is, how that grows, after how many orders
@@ -42,7 +41,7 @@ def plan(buffers: Sequence[Buffer], capacity: int | None = None, seconds: float 
         RequestError: a negative size, an end not after its start, an alignment below 1.
         TooLargeError: the capacity is below the smallest possible one, which is named.
     """
-    native.library()  # the compiler, once on a machine, is not part of the time
+    compiled()  # the compiler, once on a machine, is not part of the time
     begun = time.monotonic()
     planner = _Planner(problem_of(buffers, alignment), begun + seconds)
     wanted = None if capacity is None else capacity // planner.problem.unit

@@ -22,18 +22,21 @@ What is given up early:
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from optimizers.arena import native
+from optimizers import native
 from optimizers.arena.problem import Problem
 
 ROUNDS = 3  # of inference at one node
+SOURCE = Path(__file__).with_suffix(".cpp")
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -44,16 +47,29 @@ class Outcome(msgspec.Struct, frozen=True):
     nodes: int
 
 
+@functools.cache
+def compiled() -> Callable[..., int] | None:
+    """`attempt` of search.cpp, or None where it cannot be compiled."""
+    library = native.core(SOURCE)
+    if library is None:
+        return None
+    function, wide, whole = library.attempt, native.WIDE, native.WHOLE
+    function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, wide, whole, whole, whole, ctypes.c_int64]
+    function.argtypes += [ctypes.c_double, ctypes.c_int, wide, wide]
+    function.restype = ctypes.c_int
+    return function
+
+
 def attempt(problem: Problem, capacity: int, order: Sequence[int], nodes: int, seconds: float, jump: bool = True) -> Outcome:
     """Searches for a plan within `capacity` units, trying buffers of equal offset in this order, until a limit is reached."""
-    function = native.library()
+    function = compiled()
     if function is None:
         return attempt_in_python(problem, capacity, order, nodes, seconds, jump)
     count = len(order)
     offsets, tried = np.zeros(count, np.int64), ctypes.c_int64(0)
     first, last = np.array(problem.first, np.int32), np.array(problem.last, np.int32)
     sizes, ranks = np.array(problem.sizes, np.int64), np.array(_ranks(order), np.int32)
-    wide, whole = ctypes.POINTER(ctypes.c_int64), ctypes.POINTER(ctypes.c_int32)
+    wide, whole = native.WIDE, native.WHOLE
     given = [sizes.ctypes.data_as(wide), *(array.ctypes.data_as(whole) for array in (first, last, ranks))]
     found = function(
         count, len(problem.totals), capacity, *given, nodes, seconds, int(jump), offsets.ctypes.data_as(wide), ctypes.byref(tried)
