@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graphs.cost import cost
+from graphs.record import Cost
 from optimizers.planning.edges import Edge
 from optimizers.planning.fits import Fit, Group
 
@@ -20,6 +21,10 @@ class Machine:
     operations: float
     launch: float
     rows: int
+
+    def seconds(self, cost: Cost) -> float:
+        """Predicted time of one operator: its launches, and the longer of moving its bytes and doing its operations."""
+        return cost.launches * self.launch + max(cost.bytes_moved / self.bandwidth, cost.flops / self.operations)
 
 
 MACHINES = {"cpu": Machine(2e10, 2e10, 5e-6, 2), "cuda": Machine(1.5e12, 1e13, 5e-6, 64)}

@@ -61,13 +61,9 @@ def search(gm: fx.GraphModule, width: int, depth: int, moves: Moves) -> Searched
 
 
 def seconds(gm: fx.GraphModule, machine: Machine) -> float:
-    """Predicted time: for every operator a launch, and the longer of moving its bytes and doing its operations."""
-    total = 0.0
-    for node in gm.graph.nodes:
-        if node.op == "call_function" and not isinstance(node.target, Prepared):
-            own = cost(node)
-            total += own.launches * machine.launch + max(own.bytes_moved / machine.bandwidth, own.flops / machine.operations)
-    return total
+    """Predicted time of all operators, one after another."""
+    priced = (node for node in gm.graph.nodes if node.op == "call_function" and not isinstance(node.target, Prepared))
+    return sum(machine.seconds(cost(node)) for node in priced)
 
 
 def _key(gm: fx.GraphModule) -> str:
