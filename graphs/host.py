@@ -1,7 +1,7 @@
 """Tensors that wait in host memory: to_host takes one out of the device's memory, from_host fetches it back, arrived waits for it.
 
-On CUDA the copies go over the bus on a stream of their own, from and into pinned memory, while the device computes on; `arrived` makes
-the computation wait for what was fetched, and moves nothing. On a CPU the host's memory *is* the device's: the operators copy,
+On CUDA the copies go over the bus on streams of their own, one for each direction, into pinned memory and from it, while the device
+computes on; `arrived` makes the computation wait for what was fetched, and moves nothing. On a CPU the host's memory *is* the device's: the operators copy,
 and compute the same, and nothing is gained.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
 
-_streams: dict[torch.device, Any] = {}
+_streams: dict[tuple[torch.device, str], Any] = {}
 
 
 @torch.library.custom_op("fxscope::to_host", mutates_args=())
@@ -22,7 +22,7 @@ def to_host(x: Tensor) -> Tensor:
     if x.device.type != "cuda":
         return x.clone()
     kept = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="cpu", pin_memory=True)
-    bus = _bus(x.device)
+    bus = _bus(x.device, "out")
     bus.wait_stream(torch.cuda.current_stream(x.device))
     with torch.cuda.stream(bus):
         kept.copy_(x, non_blocking=True)
@@ -36,7 +36,8 @@ def from_host(kept: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda":
         return kept.clone()
     x = torch.empty_strided(kept.shape, kept.stride(), dtype=kept.dtype, device=device)
-    bus = _bus(x.device)
+    bus = _bus(x.device, "in")
+    bus.wait_stream(_bus(x.device, "out"))
     bus.wait_stream(torch.cuda.current_stream(x.device))  # its memory may have been another tensor's until now
     with torch.cuda.stream(bus):
         x.copy_(kept, non_blocking=True)
@@ -57,7 +58,7 @@ def _(kept: Tensor, device: torch.device) -> Tensor:
 def _arrived(x: Tensor) -> Tensor:
     """x itself; whatever the device computes from here on waits for x."""
     if x.device.type == "cuda" and not isinstance(x, FakeTensor):
-        torch.cuda.current_stream(x.device).wait_stream(_bus(x.device))
+        torch.cuda.current_stream(x.device).wait_stream(_bus(x.device, "in"))
     return torch.ops.aten.alias.default(x)
 
 
@@ -74,8 +75,8 @@ def is_on_host(node: fx.Node) -> bool:
     return node.target is TO_HOST
 
 
-def _bus(device: torch.device) -> Any:
-    """The stream on which copies of a device go, one after another: what is fetched was taken away before."""
-    if device not in _streams:
-        _streams[device] = torch.cuda.Stream(device)
-    return _streams[device]
+def _bus(device: torch.device, direction: str) -> Any:
+    """The stream on which a device's copies in one direction go, one after another."""
+    if (device, direction) not in _streams:
+        _streams[device, direction] = torch.cuda.Stream(device)
+    return _streams[device, direction]

@@ -26,6 +26,11 @@ def written_operand(node: fx.Node) -> fx.Node | None:
     return None
 
 
+def writes_in_place(node: fx.Node) -> bool:
+    """Is it an operator of torch in place, for which there is one that is not?"""
+    return isinstance(node.target, Overload) and node.target._schema.is_mutable and out_of_place_overload(node.target) is not None
+
+
 @functools.cache
 def in_place_overload(target: Overload) -> Overload | None:
     """`aten.relu.default` -> `aten.relu_.default`; None where torch has no operator in place with the same arguments."""

@@ -165,13 +165,16 @@ def statistic_reason(saved: Saved) -> str:
     return ""
 
 
-def keep_otherwise(gm: fx.GraphModule, saved: Saved, store: Make, restore: Make, starts: Sequence[fx.Node] = ()) -> None:
+def keep_otherwise(
+    gm: fx.GraphModule, saved: Saved, store: Make, restore: Make, starts: Sequence[fx.Node] = (), ready: Make = lambda gm, again: again
+) -> None:
     """Keeps a saved storage in another form between forward and what reads it after.
 
     Args:
         store: makes of the storage's node what is kept; called at the insertion point behind forward's last reader.
         restore: makes the tensor anew of what is kept; called for each cluster before its first reader.
         starts: for each cluster the node before which it is made anew, where that is earlier than its first reader.
+        ready: makes of it what readers read; called before the first of them.
     """
     origin = saved.node.meta["origin"]
     with _marked(gm, origin), gm.graph.inserting_before(saved.last.next):
@@ -179,7 +182,8 @@ def keep_otherwise(gm: fx.GraphModule, saved: Saved, store: Make, restore: Make,
     for index, cluster in enumerate(saved.clusters):
         with _marked(gm, origin.into("recompute")), gm.graph.inserting_before(starts[index] if starts else cluster[0]):
             again = restore(gm, kept)
-        copies = {saved.node: again}
+        with _marked(gm, origin.into("recompute")), gm.graph.inserting_before(cluster[0]):
+            copies = {saved.node: ready(gm, again)}
         for reader in cluster:
             for read in [read for read in reader.all_input_nodes if read in saved.shown]:
                 with _marked(gm, origin.into("recompute")), gm.graph.inserting_before(reader):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graphs.cost import cost
+from graphs.record import Cost
 from optimizers.planning.edges import Edge
 from optimizers.planning.fits import Fit, Group
 
@@ -23,6 +24,11 @@ class Machine:
 
 
 MACHINES = {"cpu": Machine(2e10, 2e10, 5e-6, 2), "cuda": Machine(1.5e12, 1e13, 5e-6, 64)}
+
+
+def predicted_seconds(own: Cost, machine: Machine) -> float:
+    """A launch for every kernel, and the longer of moving the bytes and doing the operations."""
+    return own.launches * machine.launch + max(own.bytes_moved / machine.bandwidth, own.flops / machine.operations)
 
 
 @dataclass(frozen=True)

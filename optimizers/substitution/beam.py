@@ -16,7 +16,7 @@ from graphs.cost import cost
 from graphs.kernels import text_of
 from graphs.program import InputSpec, Program
 from graphs.regions import Prepared
-from optimizers.planning.profit import MACHINES, Machine
+from optimizers.planning.profit import MACHINES, Machine, predicted_seconds
 from optimizers.record import Move
 
 
@@ -65,8 +65,7 @@ def seconds(gm: fx.GraphModule, machine: Machine) -> float:
     total = 0.0
     for node in gm.graph.nodes:
         if node.op == "call_function" and not isinstance(node.target, Prepared):
-            own = cost(node)
-            total += own.launches * machine.launch + max(own.bytes_moved / machine.bandwidth, own.flops / machine.operations)
+            total += predicted_seconds(cost(node), machine)
     return total
 
 

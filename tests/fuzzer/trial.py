@@ -18,7 +18,7 @@ from graphs.snapshot import snapshot
 from graphs.sources.base import ModelSource
 from optimizers.base import Match, Miss, Optimization
 from optimizers.catalog import catalog, parse_settings
-from optimizers.pipeline import Applied, apply_optimization
+from optimizers.pipeline import Applied, apply_optimization, matches_and_misses
 from optimizers.record import Exactness
 from optimizers.verify import Judge
 
@@ -105,7 +105,7 @@ def in_a_row(
     matched: dict[str, int],
     settings: Mapping[str, str] | None = None,
 ) -> list[Violation]:
-    """All optimizations one after another in random order, `rounds` times over; the end is judged against the start.
+    """All optimizations one after another in random order, `rounds` times over, what writes in place last; the end is judged against the start.
 
     Args:
         settings: for each optimization; by default, random ones.
@@ -118,7 +118,8 @@ def in_a_row(
     def chosen(optimization: Optimization) -> dict[str, str]:
         return _settings(optimization, chance) if settings is None else dict(settings)
 
-    for optimization in [each for _ in range(rounds) for each in chance.sample(fitting, len(fitting))]:
+    order = [each for _ in range(rounds) for each in chance.sample(fitting, len(fitting))]
+    for optimization in sorted(order, key=lambda each: each.in_place):  # behind what writes in place little else is found
         result, broken = _step(current, graph, optimization, chosen(optimization), judge, start)
         found += [Violation(program.mode, optimization.name, promise, tuple(done)) for promise in broken]
         if broken:
@@ -151,7 +152,8 @@ def _step(
     before = _written(program.gm)
     try:
         parameters, _ = parse_settings(optimization, settings)
-        finds = list(optimization.find(program.gm, **parameters))
+        matches, misses = matches_and_misses(program, optimization, parameters)
+        finds = [*matches, *misses]
         if _written(program.gm) != before:
             return None, ["find changed the graph"]
         if not any(isinstance(each, Match) for each in finds):
