@@ -119,7 +119,9 @@ OPTIMIZATION = Optimization(
     ),
     refusals=(
         Example(_Chain, _inputs, "training", reason="less than 1 MiB"),
-        Example(_Chain, lambda: (torch.randn(8192, 32),), "training", settings={"least": "0", "bandwidth": "1"}, reason="the device would wait"),
+        Example(
+            _Chain, lambda: (torch.randn(8192, 32),), "training", settings={"least": "0", "bandwidth": "1"}, reason="the device would wait"
+        ),
         Example(lambda: _Chain(1), _inputs, "training", settings={"least": "0"}, reason="output of the graph"),
     ),
     exactness="bitwise",

@@ -23,13 +23,13 @@ def asks_at_zero(reader: fx.Node) -> bool:
     """Does it ask of each element only whether it is above, at, or below zero?"""
     packet = getattr(reader.target, "overloadpacket", None)
     if packet is aten.threshold_backward:
-        return reader.args[2] == 0
+        return bool(reader.args[2] == 0)
     return packet in AT_ZERO
 
 
 def _asks_elsewhere(reader: fx.Node) -> bool:
     packet = getattr(reader.target, "overloadpacket", None)
-    return packet in SIDES or packet is aten.threshold_backward and reader.args[2] != 0
+    return packet in SIDES or packet is aten.threshold_backward and not asks_at_zero(reader)
 
 
 def reason_to_keep_exact(saved: Saved, zero_is_kept: bool) -> str:
