@@ -194,7 +194,10 @@ class Judge:
             roughly = max(self._roughly(new), key=lambda one: one.error)
             if roughly.error <= APPROXIMATE:
                 return Verdict("approximate", roughly, f"within the tolerance of {APPROXIMATE:.0%}", len(new))
-        elif self._furthest(old)[1] > 1 and self._adds_little(old, new):
+            return Verdict(
+                "refuted", roughly, f"{roughly.tensor} is further from float64 than the tolerance of {APPROXIMATE:.0%}", len(new)
+            )
+        if self._furthest(old)[1] > 1 and self._adds_little(old, new):
             near = "the error against float64 is hardly larger than that of the graph before, which is approximate"
             return Verdict("rounding", worst, near, len(new))
         return Verdict("refuted", worst, f"{worst.tensor} is further from float64 than rounding explains", len(new))
