@@ -14,7 +14,7 @@ An output, a parameter or an input stays anyway. A statistic, such as the mean o
 makes all others of the row coarse, and an infinite one spoils it: it holds for finite values only. Where old and new form of one activation together would be a new peak, it is left alone.
 
 ## Try it
-Train `zoo/chain` with `depth=16` and `batch=4096`: the peak falls further than with *save-in-bfloat16*, for eight more launches an activation. Follow with *fuse-loops*, which makes few loops of them, and look at the error in the verdict.
+Train `zoo/chain` with `depth=16` and `batch=4096`: the peak falls further than with *save-in-bfloat16*, for ten launches an activation. Follow with *fuse-loops*, which makes few loops of them, and look at the error in the verdict.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ precision or order in memory than the result; or torch has no such operator in p
 alone, so this is the last step of a pipeline.
 
 ## Try it
-Run `zoo/resnet18` for inference after the other steps: every ReLU behind a convolution is in place. Then put a step behind this one, and read what it says.
+Train `zoo/chain` with `depth=16` and `batch=4096`: 18 operators, nearly all of them in backward, write over an operand, and the peak falls by one activation. Then put a step behind this one, and read what it says.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Save in bfloat16: what backward alone still needs is kept in half the bytes.
 
 ## Why it is slow
-It is large: training in float32 keeps every activation in 4 bytes per number from forward until backward comes back to it. Those numbers are needed twice in full precision only by habit: the gradients
-that they become are noisy anyway, from the choice of the batch.
+Training in float32 keeps every activation in 4 bytes per number from forward until backward comes back to it. Gradients are noisy anyway, from the choice of the batch: most of those bytes tell backward little.
 
 ## What changes
 When forward has read an activation for the last time it is cast to bfloat16, and the float32 tensor is freed. Before its first reader in backward it is cast back; readers near one another share what is cast
