@@ -20,6 +20,8 @@ from torch.utils.flop_counter import flop_registry
 from graphs import blockwise_attention
 from graphs.bodies import bodies, kind_of
 from graphs.cost_fused import fused_operations
+from graphs.host import TRANSFERS
+from graphs.in_place import out_of_place_overload
 from graphs.linear_cross_entropy import sizes, work
 from graphs.record import Cost
 from graphs.regions import Prepared, Region
@@ -270,11 +272,12 @@ def _stored_bytes(value: Any) -> int:
 def _operations(node: fx.Node, packet: Any, value: Any) -> tuple[int, bool, bool]:
     """(operations, is matmul-like, is known)."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda read: read.meta.get("val"))  # type: ignore[misc]
-    packet = _out_of_place(packet)
+    plain = out_of_place_overload(node.target) if isinstance(node.target, torch._ops.OpOverload) else None  # `add_` costs what `add` does
+    packet = packet if plain is None else plain.overloadpacket
     rule: Callable[..., int] | None = flop_registry.get(packet) or ATTENTION.get(packet) or PRODUCTS.get(packet) or GROUPED.get(str(packet))
     if rule is not None:
         return int(rule(*args, **kwargs, out_val=value)), True, True
-    if packet in MOVES or packet in GATHERS:
+    if packet in MOVES or packet in GATHERS or str(packet) in TRANSFERS:
         return 0, False, True
     out = sum(leaf.numel() for leaf in _leaves(value))
     first = next((leaf.numel() for leaf in _leaves(args)), out)
@@ -289,13 +292,7 @@ def _operations(node: fx.Node, packet: Any, value: Any) -> tuple[int, bool, bool
     per_element = PER_ELEMENT.get(packet, OWN_PER_ELEMENT.get(str(packet)))
     if per_element is not None:
         return per_element * first, False, True
-    return (out, False, True) if is_pointwise(node.target) else (0, False, False)
-
-
-def _out_of_place(packet: Any) -> Any:
-    """`aten.add_` costs what `aten.add` does."""
-    name = getattr(packet, "__name__", "")
-    return getattr(aten, name[:-1], packet) if name.endswith("_") and not name.endswith("__") and str(packet) == f"aten.{name}" else packet
+    return (out, False, True) if is_pointwise(plain or node.target) else (0, False, False)
 
 
 def _fourier(given: Tensor, value: Tensor, dims: list[int]) -> int:

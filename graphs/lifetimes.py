@@ -1,7 +1,8 @@
 """Which tensor lives when, and the peak: a graph's nodes in, a record out.
 
 A tensor is allocated when its node runs and freed after the last node that reads it or a view of it. The parts of a node with several
-outputs live and die apart; a part that nobody reads dies at once. Outputs of the graph live to its end. Inputs are not counted.
+outputs live and die apart; a part that nobody reads dies at once. Outputs of the graph live to its end. Inputs are not counted, nor is
+what waits in host memory. An operator in place allocates nothing: its value is in the memory of its operand.
 
 The nodes of a branch or a loop stand before the operator that holds them, with its name before theirs (`cond/if_true/mul`): what they
 read from outside lives until that operator is over, what it gives out itself is there from its first round on, and a branch that is
@@ -17,7 +18,7 @@ import msgspec
 from graphs.record import NodeRecord
 
 FILLS = ("scan", "map_impl", "associative_scan", "while_loop_stack_output", "flex_attention", "flex_attention_backward")
-RESIDENT_ROLES = ("parameter", "buffer", "input", "seed", "constant", "prepared")
+RESIDENT_ROLES = ("parameter", "buffer", "input", "seed", "constant", "prepared", "host")
 
 
 class Lifetime(msgspec.Struct, frozen=True):

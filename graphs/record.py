@@ -51,8 +51,9 @@ class NodeRecord(msgspec.Struct, frozen=True):
         module: dotted path of the module that made the node; empty for the model itself.
         shape, strides: in elements; empty for scalars and for nodes with several outputs.
         bytes: size of all outputs of the node; a view's size is that of what it shows.
-        storage: name of the node that owns the memory; the node itself unless it is a view.
-        role: parameter, buffer, input, seed, activation, gradient, output, constant, prepared (made once from weights).
+        storage: name of the node that owns the memory; the node itself unless it is a view or an operator in place.
+        role: parameter, buffer, input, seed, activation, gradient, output, constant, prepared (made once from weights), host (it waits in
+            the host's memory).
         inputs: names of the nodes it reads, in order, with repeats (`x + x` reads twice).
         origins: names of the captured nodes that it comes from.
         detail: the arguments that are not nodes, as text.

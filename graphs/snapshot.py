@@ -17,6 +17,8 @@ from torch import Tensor, fx
 
 from graphs.bodies import Body, bodies, held_graph, kind_of
 from graphs.cost import cost, is_view, value_bytes
+from graphs.host import is_on_host
+from graphs.in_place import written_operand
 from graphs.lifetimes import FILLS, memory_curve
 from graphs.origin import Origin, source_of_trace
 from graphs.program import Program
@@ -112,8 +114,8 @@ class _Writer:
         scope.read.update(record.inputs)
 
     def _storage(self, node: fx.Node, scope: _Scope) -> str:
-        """The node that owns the memory: itself, or through views the node that was viewed. A component of a tuple owns its own
-        memory, unless the tuple is one of views (`split`), or an operator gives out what its body made."""
+        """The node that owns the memory: itself, or through views the node that was viewed, or what an operator in place writes into. A
+        component of a tuple owns its own memory, unless the tuple is one of views (`split`), or an operator gives out what its body made."""
         name, viewed = scope.name(node), node.all_input_nodes[0] if node.all_input_nodes else None
         if node.op != "call_function" or viewed is None:
             return name
@@ -121,7 +123,8 @@ class _Writer:
             return self.storages.get(f"{scope.name(viewed)}#{node.args[1]}", name)
         if is_view(node.target) or (node.target is operator.getitem and is_view(viewed.target)):
             return self.storages[scope.name(viewed)]
-        return name
+        written = written_operand(node)
+        return name if written is None else self.storages[scope.name(written)]
 
     def _operator(self, node: fx.Node, scope: _Scope, inner: tuple[Body, ...], counted: dict[fx.Node, str]) -> None:
         """The bodies of an operator, then the operator, which reads their results, and of its operands those that no body reads."""
@@ -254,6 +257,8 @@ def _role(node: fx.Node, phase: str) -> str:
         return "constant"
     if isinstance(node.target, Prepared):
         return "prepared"
+    if is_on_host(node):
+        return "host"
     if node.op == "output":
         return "output"
     return "gradient" if phase == "backward" else "activation"

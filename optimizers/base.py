@@ -59,7 +59,8 @@ class Example:
 class Optimization:
     """One optimization. `find(gm, **parameters)` only reads; `rewrite(gm, match)` changes one place. `explain(gm, **parameters)`, of those that
     have one, says for every producer and consumer whether they come together, and why not. What is `costly` to find is not looked for unasked. What holds
-    for `finite` values only may give another result where infinities, or values that overflow in between, meet one another."""
+    for `finite` values only may give another result where infinities, or values that overflow in between, meet one another. What is not declared safe `in_place`
+    finds nothing in a graph that writes into its own tensors, where the order of nodes means more than who reads whom."""
 
     name: str
     summary: str
@@ -74,6 +75,7 @@ class Optimization:
     explain: Callable[..., list[PairRecord]] | None = None
     costly: bool = False
     finite: bool = False
+    in_place: bool = False
 
     @property
     def record(self) -> OptimizationRecord:

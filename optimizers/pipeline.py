@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from graphs.bodies import bodies, held_graph
 from graphs.diff import diff
 from graphs.errors import FxscopeError, RequestError, RewriteError
+from graphs.in_place import writes_in_place
 from graphs.origin import Origin, merged
 from graphs.program import Program
 from graphs.record import GraphSnapshot, Totals
@@ -60,7 +61,7 @@ def apply_optimization(
     parameters, only = parse_settings(optimization, settings)
     changed = program.clone()
     remember(changed.gm)
-    matches, misses = _find(changed, optimization, parameters)
+    matches, misses = matches_and_misses(changed, optimization, parameters)
     chosen = _chosen(matches, only, optimization.name)
     records = tuple(_match_record(match) for match in chosen)
     sites = tuple(match.anchor.name for match in matches)
@@ -98,7 +99,7 @@ def apply_optimization(
 
 def sites(program: Program, optimization: Optimization, parameters: Mapping[str, int | str]) -> list[str]:
     """The places that an optimization finds, by their anchors."""
-    return list(dict.fromkeys(match.anchor.name for match in _find(program, optimization, parameters)[0]))
+    return list(dict.fromkeys(match.anchor.name for match in matches_and_misses(program, optimization, parameters)[0]))
 
 
 def rewrite_here(gm: fx.GraphModule, optimization: Optimization, parameters: Mapping[str, int | str], only: str) -> None:
@@ -117,7 +118,7 @@ def offers(program: Program) -> tuple[Offer, ...]:
     for optimization in catalog().values():
         if program.mode not in optimization.applies_to or optimization.costly:
             continue
-        matches, misses = _find(program, optimization, parse_settings(optimization, {})[0])
+        matches, misses = matches_and_misses(program, optimization, parse_settings(optimization, {})[0])
         sites = tuple(match.anchor.name for match in matches)
         found.append(Offer(optimization.name, sites, tuple(MissRecord(m.node.name, m.reason) for m in misses[:MISS_LIMIT])))
     return tuple(found)
@@ -134,9 +135,13 @@ def broken_claims(claim: Claim, before: Totals, after: Totals) -> tuple[str, ...
     return tuple(found)
 
 
-def _find(program: Program, optimization: Optimization, parameters: Mapping[str, int | str]) -> tuple[list[Match], list[Miss]]:
+def matches_and_misses(program: Program, optimization: Optimization, parameters: Mapping[str, int | str]) -> tuple[list[Match], list[Miss]]:
+    """The places that an optimization finds, and the near-misses."""
     if program.mode not in optimization.applies_to:
         return [], [Miss(program.gm.graph.output_node(), f"It applies to {' and '.join(optimization.applies_to)} only.")]
+    writer = None if optimization.in_place else next(filter(writes_in_place, program.gm.graph.nodes), None)
+    if writer is not None:
+        return [], [Miss(writer, "This graph writes in place: put this step before run-in-place.")]
     found = list(optimization.find(program.gm, **parameters))
     return [f for f in found if isinstance(f, Match)], [f for f in found if isinstance(f, Miss)]
 

@@ -3,7 +3,8 @@
 Both programs run on the same seeded random inputs. If every output is equal bit for bit (the sign of a zero counts, the payload of a
 NaN does not) the verdict is `bitwise`. Otherwise each output is compared with a float64 run of the unoptimized program: `rounding` when
 its error is within a small factor of the unoptimized program's own error, `approximate` when the optimization asked for that and stays
-within its tolerance, `refuted` else. An element that is infinite or not a number must be so in the unoptimized program's run or in that
+within its tolerance, `refuted` else. Behind an approximate step `rounding` means: hardly further from float64 than the graph
+before, for its answers have an error of their own, and what is rounded to few bits rounds another way for the least change. An element that is infinite or not a number must be so in the unoptimized program's run or in that
 of float64; a whole number or a truth value must be that of one of the two. No graph may write into its inputs.
 """
 
@@ -26,6 +27,8 @@ EPSILONS = 64.0  # in units of the dtype's epsilon: what is always forgiven,
 FORGIVEN = 0.03  # but never more than this share: 64 epsilons of bfloat16 would be a half
 FLOAT64 = 1e-10  # what is forgiven in float64, where no finer run shows the unoptimized program's own error
 APPROXIMATE = 0.05
+CANCELLED = 0.1  # the share against which an approximation of such tensors is judged
+BEHIND = 2.0  # how much larger the error may be than that of a graph that is approximate already
 FLOOR = 1e-4  # tensors smaller than this share of their role's largest are judged against that share
 GIB = 1 << 30
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -135,7 +138,7 @@ class Judge:
                 return Verdict("refuted", worst, f"{_name(spec)}: {change}", len(new))
         if all(_same_bits(a, b) for a, b in zip(old, new, strict=True)):
             return Verdict("bitwise", reason="every output is equal bit for bit", tensors=len(new))
-        verdict = self._against_reference(new, exactness)
+        verdict = self._against_reference(old, new, exactness)
         if verdict.kind != "refuted" or not self._confirm:
             return verdict
         # One value that rounds the other way at a cast can look like an error; a real error shows on other inputs too.
@@ -183,10 +186,27 @@ class Judge:
         self._last = (program, outputs)
         return outputs
 
-    def _against_reference(self, new: list[Tensor], exactness: Exactness) -> Verdict:
+    def _against_reference(self, old: list[Tensor], new: list[Tensor], exactness: Exactness) -> Verdict:
+        worst, excess = self._furthest(new)
+        if excess <= 1:
+            return Verdict("rounding", worst, "the error against float64 stays within that of the unoptimized program", len(new))
+        if exactness == "approximate":
+            roughly = max(self._roughly(new), key=lambda one: one.error)
+            if roughly.error <= APPROXIMATE:
+                return Verdict("approximate", roughly, f"within the tolerance of {APPROXIMATE:.0%}", len(new))
+            return Verdict(
+                "refuted", roughly, f"{roughly.tensor} is further from float64 than the tolerance of {APPROXIMATE:.0%}", len(new)
+            )
+        if self._furthest(old)[1] > 1 and self._adds_little(old, new):
+            near = "the error against float64 is hardly larger than that of the graph before, which is approximate"
+            return Verdict("rounding", worst, near, len(new))
+        return Verdict("refuted", worst, f"{worst.tensor} is further from float64 than rounding explains", len(new))
+
+    def _furthest(self, values: list[Tensor]) -> tuple[WorstTensor, float]:
+        """The output that is furthest from float64, in units of what rounding explains."""
         specs, largest = self.program.outputs, self._largest_by_role()
         worst, worst_excess = None, -1.0
-        for spec, value, own, reference in zip(specs, new, self._baseline, self._reference, strict=True):
+        for spec, value, own, reference in zip(specs, values, self._baseline, self._reference, strict=True):
             floor = FLOOR * largest[spec.role]
             error, own_error = _error(value, own, reference, floor), _error(own, own, reference, floor)
             allowed = max(FACTOR * own_error, _forgiven(own))
@@ -194,11 +214,26 @@ class Judge:
             if excess > worst_excess:
                 worst, worst_excess = WorstTensor(_name(spec), error, own_error), excess
         assert worst is not None
-        if worst_excess <= 1:
-            return Verdict("rounding", worst, "the error against float64 stays within that of the unoptimized program", len(new))
-        if exactness == "approximate" and worst.error <= APPROXIMATE:
-            return Verdict("approximate", worst, f"within the tolerance of {APPROXIMATE:.0%}", len(new))
-        return Verdict("refuted", worst, f"{worst.tensor} is further from float64 than rounding explains", len(new))
+        return worst, worst_excess
+
+    def _roughly(self, values: list[Tensor]) -> list[WorstTensor]:
+        """The error of every output of an approximation. A tensor below the floor is zero but for rounding, such as the gradient of a bias before a
+        batch norm: what is left of it when large numbers cancel is measured against such numbers."""
+        found, largest = [], self._largest_by_role()
+        for spec, value, own, reference in zip(self.program.outputs, values, self._baseline, self._reference, strict=True):
+            floor = FLOOR * largest[spec.role]
+            if _largest(reference) < floor:
+                floor = CANCELLED * largest[spec.role]
+            found.append(WorstTensor(_name(spec), _error(value, own, reference, floor), _error(own, own, reference, floor)))
+        return found
+
+    def _adds_little(self, old: list[Tensor], new: list[Tensor]) -> bool:
+        """Behind an approximate step: is every output hardly further from float64 than before?"""
+        pairs = zip(self._roughly(old), self._roughly(new), self._baseline, strict=True)
+        return all(
+            after.error <= min(APPROXIMATE, max(BEHIND * before.error, FACTOR * after.before_error, _forgiven(own)))
+            for before, after, own in pairs
+        )
 
     def _largest_by_role(self) -> dict[str, float]:
         largest: dict[str, float] = {}

@@ -2,7 +2,7 @@
 
 Outputs are included; parameters, buffers and inputs are not: they are there before. On CUDA the allocator counts (in its
 blocks of 512 bytes). On the CPU every storage that an operator returns is counted whole when it appears and until it is
-freed; workspaces inside an operator are not seen.
+freed; workspaces inside an operator are not seen. What was taken to host memory does not count, on a CPU neither.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphs.errors import TooLargeError
+from graphs.host import TO_HOST
 from graphs.program import Program
 from profiler.devices import free_bytes
 
@@ -65,6 +66,8 @@ class StorageTracker(TorchDispatchMode):
         if isinstance(func, torch._ops.HigherOrderOperator):
             args = pytree.tree_map_only(fx.GraphModule, self._watched, args)
         result = func(*args, **(kwargs or {}))
+        if func is TO_HOST:
+            return result  # the host's memory, also where that is the device's
         for value in pytree.tree_leaves(result):
             if isinstance(value, Tensor) and value.layout is torch.strided:  # weights packed for one kernel show no storage
                 self._count(value.untyped_storage())

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from graphs.cost import is_view
+from graphs.in_place import written_operand
 from graphs.regions import region_of
 
 
@@ -38,8 +39,8 @@ class Aliases:
         self._written: set[fx.Node] = set()
         self._by_steps: set[fx.Node] = set()
         for node in gm.graph.nodes:
-            shares = bool(node.all_input_nodes) and _shares(node)
-            self._owner[node] = self.owner(node.all_input_nodes[0]) if shares else node
+            shown = written_operand(node) or (node.all_input_nodes[0] if node.all_input_nodes and _shares(node) else None)
+            self._owner[node] = node if shown is None else self.owner(shown)
             if node.op in ("placeholder", "get_attr") or region_of(node) is not None:
                 self._lasting.add(node)
             if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
