@@ -19,6 +19,7 @@ from torch import fx
 
 from graphs.bodies import bodies
 from graphs.cost import cost, is_view, value_bytes
+from graphs.host import is_on_host
 from graphs.randomness import is_random
 from graphs.record import Cost
 from graphs.regions import Prepared
@@ -112,6 +113,8 @@ class _Reader:
         parts = [user for user in node.users if user.target is operator.getitem]
         made = parts if isinstance(node.meta.get("val"), tuple | list) else [node]
         whole = value_bytes(node.meta.get("val"))
+        if is_on_host(node):
+            return Operator(node.name, reads, (), self._price(cost(node)), alike=label)  # what it makes is not in the device's memory
         writes = tuple(self._new(one) for one in made if value_bytes(one.meta.get("val")))
         temporary = whole - sum(self.sizes[one] for one in writes)
         price = self._price(cost(node))
