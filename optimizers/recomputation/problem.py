@@ -53,7 +53,7 @@ class Operator:
     alike: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """Operators in order; from `backward` on they are backward's.
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -62,9 +63,15 @@ class Front:
 
 
 class Search:
-    """Fills a front. Everything is deterministic but for where time ends it."""
+    """Fills a front. It is limited by `work`, operators evaluated, so that the same words give the same plan on every machine.
 
-    def __init__(self, problem: Problem) -> None:
+    Attributes:
+        limit: operators that may be evaluated until the present search ends, counted from the beginning.
+        deadline: a moment of time.monotonic() that ends it too; by default never.
+    """
+
+    def __init__(self, problem: Problem, deadline: float = math.inf) -> None:
+        self.limit, self.deadline = 0, deadline
         self.problem, self.core, self.front = problem, Core(problem), Front()
         self.choices = problem.choices
         self.groups = _groups(problem)
@@ -72,6 +79,16 @@ class Search:
         self.ticket = itertools.count()  # settles ties in the heap
         self.save_all = (0,) * len(problem.operators)
         self.keep(self.save_all)
+
+    @property
+    def work(self) -> int:
+        """Operators evaluated so far."""
+        return self.core.evaluated * max(1, len(self.problem.operators))
+
+    @property
+    def left(self) -> bool:
+        """May it go on?"""
+        return self.work < self.limit and time.monotonic() < self.deadline
 
     def keep(self, levels: Sequence[int]) -> Outcome:
         """Evaluates and offers it to the front."""
@@ -111,15 +128,15 @@ class Search:
 
     # ------------------------------------------------------------ descend
 
-    def descend(self, levels: Levels, budget: int, until: float) -> tuple[Levels, Outcome]:
+    def descend(self, levels: Levels, budget: int) -> tuple[Levels, Outcome]:
         """Forgets one thing after another until the budget holds, nothing helps, or time is over."""
         now = self.core.evaluate(levels, budget)
-        while now.excess and time.monotonic() < until:
+        while now.excess and self.left:
             heap = self._gains(self._raises(levels), levels, now, budget)
             if not heap:
                 break
             taken = 0
-            while heap and now.excess and taken < STALE and time.monotonic() < until:
+            while heap and now.excess and taken < STALE and self.left:
                 top = [heapq.heappop(heap) for _ in range(min(FRESH, len(heap)))]
                 fresh = self._gains([change for _, _, change in top], levels, now, budget)
                 if not fresh:
@@ -152,10 +169,10 @@ class Search:
 
     # ------------------------------------------------------------ restore
 
-    def restore(self, levels: Levels, budget: int, until: float) -> Levels:
+    def restore(self, levels: Levels, budget: int) -> Levels:
         """Keeps what was forgotten, or forgets it fewer times, where that saves cost and the budget still holds; dearest first."""
         now = self.core.evaluate(levels, budget)
-        while time.monotonic() < until:
+        while self.left:
             changes = [{at: lower} for at in self.choices if levels[at] for lower in {0, levels[at] - 1}]
             changes += [dict.fromkeys(group, 0) for group in self.groups if all(levels[at] for at in group)]
             outcomes = self.core.after(levels, changes, budget)
@@ -170,25 +187,25 @@ class Search:
                 after = self.core.evaluate(trial, budget)
                 if after.excess <= now.excess and after.cost < now.cost:
                     levels, now, taken = trial, after, taken + 1
-                if time.monotonic() > until:
+                if not self.left:
                     break
             if not taken:
                 return levels
         return levels
 
-    def reach(self, start: Levels, budget: int, until: float) -> Found | None:
+    def reach(self, start: Levels, budget: int) -> Found | None:
         """Descends and restores from a start; None where the budget is not met."""
-        levels, now = self.descend(start, budget, until)
+        levels, now = self.descend(start, budget)
         if now.excess:
             self.keep(levels)
             return None
-        levels = self.restore(levels, budget, until)
+        levels = self.restore(levels, budget)
         after = self.keep(levels)
         return Found(levels, after.peak, after.cost)
 
-    def shake(self, best: Found, budget: int, until: float, wanted: Callable[[Found], bool] = lambda found: False) -> Found:
+    def shake(self, best: Found, budget: int, wanted: Callable[[Found], bool] = lambda found: False) -> Found:
         """Takes choices back at random and goes on from there, as long as there is time."""
-        while time.monotonic() < until and not wanted(best):
+        while self.left and self.choices and not wanted(best):
             start = list(best.levels)
             forgotten = [at for at in self.choices if start[at]]
             if self.groups and self.chance.random() < 0.5:
@@ -197,7 +214,7 @@ class Search:
                 pick = self.chance.sample(forgotten, min(len(forgotten), self.chance.randint(1, max(1, len(forgotten) // 4))))
             for at in pick:
                 start[at] = 0 if start[at] else 1
-            found = self.reach(tuple(start), budget, until)
+            found = self.reach(tuple(start), budget)
             if found and found.cost < best.cost:
                 best = found
         return best

@@ -1,0 +1,103 @@
+"""The plan for a budget: the cheapest schedule that the search finds, beside what no schedule can go below."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from optimizers.recomputation.bound import smallest_cost, smallest_peak
+from optimizers.recomputation.core import compiled
+from optimizers.recomputation.problem import Problem
+from optimizers.recomputation.search import Found, Levels, Search
+
+WORK = 30_000_000  # operators evaluated for one budget: some seconds of the compiled core
+IN_PYTHON = 100  # times slower
+NEAR = 4  # plans found before from which the search sets out again
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was planned.
+
+    Attributes:
+        peak, cost: of the plan: bytes, and the problem's unit of cost.
+        bound: a cost that no schedule within the budget stays below; None where it is not known.
+        least: bytes that every schedule needs.
+        ending: "fits" (the work given is done), "optimal" (the bound is reached), "time limit", or "impossible": nothing found keeps to the budget,
+            and this is the smallest found.
+    """
+
+    levels: Levels
+    peak: int
+    cost: int
+    budget: int
+    bound: int | None
+    least: int
+    ending: str
+
+    @property
+    def gap(self) -> float | None:
+        """How much dearer than the bound, as a share of the bound."""
+        if self.bound is None or self.ending == "impossible":
+            return None
+        return 0.0 if self.cost <= self.bound else self.cost / self.bound - 1 if self.bound else math.inf
+
+
+def plan(problem: Problem, budget: int, work: int = WORK, seconds: float = math.inf) -> Plan:
+    """The cheapest schedule found whose peak keeps to the budget.
+
+    Args:
+        budget: bytes.
+        work: operators that may be evaluated; what decides, so that the same problem has the same plan on every machine.
+        seconds: of wall time, after which the best so far is taken.
+    """
+    return next(plans(problem, [budget], work, seconds))
+
+
+def plans(problem: Problem, budgets: Sequence[int], work: int = WORK, seconds: float = math.inf) -> Iterator[Plan]:
+    """A plan for each budget, in the order given: largest first is best, for each sets out from those before. Costs never fall as budgets do."""
+    search = Search(problem, time.monotonic() + seconds)
+    share = work if compiled() is not None else work // IN_PYTHON
+    for levels in search.starts():
+        search.keep(levels)
+    for budget in budgets:
+        search.limit = search.work + share
+        yield _plan(search, budget)
+
+
+def _plan(search: Search, budget: int) -> Plan:
+    problem = search.problem
+    least = smallest_peak(problem)
+    bound = smallest_cost(problem, budget) if least <= budget else None
+    best = _best(search, budget, bound)
+    if best is None:
+        found = search.front.smallest
+        return Plan(found.levels, found.peak, found.cost, budget, bound, least, "impossible")
+    ending = "optimal" if bound is not None and best.cost <= bound else "fits" if time.monotonic() < search.deadline else "time limit"
+    return Plan(best.levels, best.peak, best.cost, budget, bound, least, ending)
+
+
+def _best(search: Search, budget: int, bound: int | None) -> Found | None:
+    enough = search.front.within(budget)
+    if enough is not None and enough.cost <= (bound or 0):
+        return enough
+    half = search.limit - (search.limit - search.work) // 2
+    whole, search.limit = search.limit, half
+    for start in _starts(search, budget):
+        if not search.left:
+            break
+        search.reach(start, budget)
+    search.limit = whole
+    best = search.front.within(budget)
+    if best is None:
+        return None
+    return search.shake(best, budget, lambda found: bound is not None and found.cost <= bound)
+
+
+def _starts(search: Search, budget: int) -> list[Levels]:
+    """Nothing forgotten, what was found just above the budget, what keeps to it, and the smallest."""
+    above = [found.levels for found in search.front.found if found.peak > budget][-NEAR:]
+    within = [found.levels for found in search.front.found if found.peak <= budget][:NEAR]
+    return list(dict.fromkeys([search.save_all, *reversed(above), *within, search.front.smallest.levels]))
