@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from graphs.memory import Holding
+from graphs.memory import SAVED, Holding
 from graphs.record import GraphSnapshot
 from jobs.record import Optimize, OptimizeResult
 from pages.ui import choose, memory_allocator, memory_arena, memory_change, memory_owners, memory_saved, show, state, work
@@ -19,7 +19,7 @@ from pages.ui.pipeline import chosen_step
 from pages.ui.timeline import TONES, move_cursor, payload_of, timeline
 
 PANE, CURSOR = "memory graph", "memory timeline"
-SHOWN = 32  # lifetimes that get a bar
+SHOWN = 28  # lifetimes that get a bar
 HEIGHT = 690
 MARKED = 300  # nodes that the graph marks at once
 AT, NODE, SECTION = "memory at", "memory node", "memory section"
@@ -103,7 +103,7 @@ def take_step() -> None:
 def tiles(side: Side) -> None:
     """The peak and what it is made of."""
     memory, at = side.memory, side.memory.peak_position
-    saved = sum(one.bytes for one in memory.alive(at) if one.role == "saved for backward")
+    saved = sum(one.bytes for one in memory.alive(at) if one.role == SAVED)
     share = f" ({saved / memory.peak:.0%})" if memory.peak and saved else ""
     run = side.run
     rows = [
@@ -169,8 +169,14 @@ def begin_at_the_peak(key: str, side: Side) -> None:
     """Another graph, or other sizes: the cursor begins at the peak."""
     if st.session_state.get("memory of") != key:
         st.session_state["memory of"] = key
-        largest: Holding = side.memory.alive(side.memory.peak_position)[0]
-        st.session_state.update({AT: side.memory.peak_position, NODE: largest.name, "memory focus": ""})
+        st.session_state.update({AT: side.memory.peak_position, NODE: first_choice(side).name, "memory focus": ""})
+
+
+def first_choice(side: Side) -> Holding:
+    """What is explained before the reader chooses: the largest tensor that is saved for backward, at the peak if there is one."""
+    at_peak = side.memory.alive(side.memory.peak_position)
+    everything = sorted(side.memory.holdings, key=lambda one: -one.bytes)
+    return next((one for one in (*at_peak, *everything) if one.role == SAVED), at_peak[0])
 
 
 def take_move(graph: GraphSnapshot) -> None:

@@ -74,7 +74,7 @@ def segments(side: Side) -> go.Figure:
                 text=[f"{block.name or 'free'}: {show.size(block.bytes)}" for _, block in mine], textposition="none",
                 hovertemplate="%{text}<extra></extra>",
             )  # fmt: skip
-    charts.finish(figure, max(380, 110 + 18 * len(chosen)), f"Segments at the peak, {unit} from their start (predicted)")
-    figure.update_layout(barmode="overlay", bargap=0.2, legend={"y": -0.08, "yanchor": "top", "x": 0, "xanchor": "left"})
+    charts.finish(figure, min(900, max(300, 180 + 24 * len(chosen))), f"Segments at the peak, {unit} from their start (predicted)")
+    figure.update_layout(barmode="overlay", bargap=0.2, legend={"y": -0.14, "yanchor": "top", "x": 0, "xanchor": "left"})
     figure.update_yaxes(categoryorder="array", categoryarray=titles[::-1])
     return figure

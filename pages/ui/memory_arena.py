@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
@@ -38,7 +40,7 @@ def panel(side: Side, words: str) -> None:
         if not found.lives:
             st.info("This graph allocates nothing, so there is nothing to place.")
             return
-        figures(found, side)
+        figures(found, searched)
         if not searched and found.plan.ending == "time limit":
             st.button(
                 f"Search {SECONDS:g} s for a smaller arena",
@@ -50,11 +52,16 @@ def panel(side: Side, words: str) -> None:
         left, right = st.columns([2.2, 1], gap="small")
         left.plotly_chart(picture(found, side), key="arena picture", config={"displaylogo": False})
         with right:
-            st.dataframe(greedy_frame(found), key="arena greedy", hide_index=True, height=38 + 35 * (len(found.greedy) + 1))
+            frame = greedy_frame(found)
+            right_aligned = st.column_config.TextColumn(alignment="right")
+            config: dict[str, Any] = dict.fromkeys(("arena", "above the bound"), right_aligned)
+            st.dataframe(frame, key="arena greedy", hide_index=True, height=38 + 35 * len(frame), column_config=config)
 
 
-def figures(found: ArenaResult, side: Side) -> None:
+def figures(found: ArenaResult, searched: bool) -> None:
+    """How large the arena is, and how far from the best that could be."""
     plan = found.plan
+    ending = ENDINGS[plan.ending] if searched or plan.ending != "time limit" else "a smaller one may exist, which nobody searched for yet"
     texts = [
         ("Arena · predicted", show.size(plan.size), f"Found by {plan.found_by} in {plan.seconds:.1f} s."),
         (
@@ -62,12 +69,12 @@ def figures(found: ArenaResult, side: Side) -> None:
             show.size(plan.lower_bound),
             "No arena is smaller: as much is held at one moment, or a search has proven it.",
         ),
-        ("Gap", f"{plan.gap:.2%}" if plan.size > plan.lower_bound else "none", f"{ENDINGS[plan.ending].capitalize()}."),
+        ("Gap", f"{plan.gap:.2%}" if plan.size > plan.lower_bound else "none", f"{ending.capitalize()}."),
         ("All tensors apart · counted", show.size(sum(one.bytes for one in found.lives)), "If no two shared an address."),
     ]
     for column, (title, value, meaning) in zip(st.columns(len(texts)), texts, strict=True):
         column.metric(title, value, border=True, help=meaning)
-    st.caption(f"Found by **{plan.found_by}**: {ENDINGS[plan.ending]}.")
+    st.caption(f"Found by **{plan.found_by}**: {ending}.")
 
 
 def picture(found: ArenaResult, side: Side) -> go.Figure:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
@@ -40,7 +38,8 @@ def panel(before: Side, after: Side, step: int) -> None:
         }
     )
     exact = st.column_config.NumberColumn(format="localized")
-    config = dict.fromkeys(("before (bytes)", "after (bytes)", "change (bytes)"), exact)
+    config: dict[str, Any] = dict.fromkeys(("before (bytes)", "after (bytes)", "change (bytes)"), exact)
+    config["change"] = st.column_config.TextColumn(alignment="right")
     st.dataframe(frame, key="memory changes", hide_index=True, height=min(420, 38 + 35 * len(rows)), column_config=config)
 
 

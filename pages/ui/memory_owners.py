@@ -62,7 +62,7 @@ def by_node(side: Side, held: Sequence[Holding], key: str, choose: Choose) -> No
             "bytes": st.column_config.NumberColumn(format="localized", width=95, help=f"Exactly, {side.word}."),
             "share": st.column_config.NumberColumn(format="percent", width=60),
             "node": st.column_config.TextColumn(width=130),
-            "size": st.column_config.TextColumn(width=80),
+            "size": st.column_config.TextColumn(width=80, alignment="right"),
         },
     )
     if len(held) > MOST_ROWS:
@@ -108,7 +108,7 @@ def by_line(side: Side, held: Sequence[Holding], key: str) -> None:
         frame, key=key, hide_index=True, height=min(400, 38 + 35 * len(order)),
         column_config={
             "share": st.column_config.NumberColumn(format="percent", width=60),
-            "size": st.column_config.TextColumn(width=80),
+            "size": st.column_config.TextColumn(width=80, alignment="right"),
             "tensors": st.column_config.NumberColumn(width=60),
         },
     )  # fmt: skip
