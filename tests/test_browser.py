@@ -64,7 +64,7 @@ def test_the_first_visitor_may_ask_for_any_page(tmp_path: Path, page: Page) -> N
     with driver.server(tmp_path) as fresh:
         visit(page, fresh, f"optimize?{ATTENTION}")
         expect(page.get_by_test_id("stSidebarNavLink")).to_have_text(
-            [re.compile("Explore"), re.compile("Optimize"), re.compile("Compare"), re.compile("Measure")]
+            [re.compile(name) for name in ("Explore", "Optimize", "Memory", "Compare", "Measure")]
         )
         expect(page.get_by_role("heading", name="Add a step")).to_be_visible()
 

@@ -30,7 +30,7 @@ def panel(side: Side, name: str, choose: Callable[[str], None]) -> None:
         st.markdown(f"**Why was this saved for backward?** {why(reason)}")
         st.markdown(f"**And if it were not?** {instead(reason)}")
         with st.container(horizontal=True, gap="small", vertical_alignment="center"):
-            st.caption("Go to")
+            st.caption("Go to", width="content")
             for one in (reason.name, *reason.readers[:SHOWN]):
                 st.button(f"`{one}`", key=f"saved {one}", type="tertiary", on_click=choose, args=(one,))
 
