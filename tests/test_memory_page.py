@@ -1,13 +1,10 @@
-"""The page Memory: what a reader sees and chooses, and in a real browser the cursor that is dragged."""
+"""The page Memory: what a reader sees and chooses. That the cursor is dragged, test_browser.py sees."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import cast
 
 import pytest
-from playwright.sync_api import Browser, expect
 from streamlit.testing.v1 import AppTest
 
 from graphs.memory import memory_of
@@ -15,7 +12,6 @@ from jobs.client import Client
 from jobs.experiment import parse
 from jobs.record import Optimize, OptimizeResult
 from pages.ui import show
-from tests import browser as driver
 from tests.test_pages import opened, settle, texts
 
 PIPELINE = "model=zoo/attention&mode=training&seq=64&width=32&heads=2&device=cpu&pipeline=fuse-attention"
@@ -53,30 +49,3 @@ def choose(app: AppTest, section: str) -> None:
 @pytest.mark.usefixtures("default_client")
 def test_an_inference_graph_says_that_nothing_is_saved() -> None:
     assert "Nothing is saved for backward: this graph has no backward pass" in texts(opened("model=zoo/mlp&device=cpu", "memory"))
-
-
-def test_the_cursor_and_the_graph_move_one_another(tmp_path: Path, chromium: Browser) -> None:
-    with driver.server(tmp_path) as server:
-        page = chromium.new_context(viewport={"width": 1440, "height": 1200}).new_page()
-        page.goto(f"{server.address}/memory?model=zoo/mlp&mode=training&device=cpu")
-        driver.settled(page)
-        now, status = page.locator(".timeline .now"), page.locator(".graph-view .status")
-        slider = page.get_by_role("slider", name="Position in the order of execution")
-        expect(now).to_contain_text("81 of 84: sum_5 runs")  # begins at the peak
-        box = slider.bounding_box()
-        assert box
-        page.mouse.move(box["x"] + box["width"] - 60, box["y"] + 90)
-        page.mouse.down()
-        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 90, steps=3)
-        page.mouse.up()
-        running = re.compile(r": (\w+) runs").search(now.inner_text())
-        assert running
-        expect(status).to_contain_text(f"{running[1]} selected")
-        driver.settled(page)
-        loss = page.locator(".stage[data-side=after] g.leaf").filter(
-            has=page.locator("title", has_text=re.compile(r"^mse_loss_backward\n"))
-        )
-        loss.click()
-        expect(now).to_contain_text("mse_loss_backward runs")
-        expect(page.locator(".timeline .chosen")).to_have_attribute("data-name", "mse_loss_backward")
-        page.context.close()
