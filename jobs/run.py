@@ -69,6 +69,7 @@ from profiler.record import Measurement
 
 KEPT_CAPTURES = 4
 KEPT_PREFIXES = 24
+GREEDY_LIMIT_S = 240.0
 CAPTURED = "captured"
 
 Tell = Callable[[Progress], None]
@@ -213,7 +214,10 @@ def _arena(request: Arena, experiment: Experiment, live: Live, tell: Tell) -> Ar
     tell(Progress("placing every tensor in an arena", 0.7))
     buffers = buffers_of(lives)
     found = greedy_plans(buffers, request.alignment)
-    return ArenaResult(lives, plan(buffers, seconds=request.seconds, alignment=request.alignment), found)
+    if request.seconds:
+        return ArenaResult(lives, plan(buffers, seconds=request.seconds, alignment=request.alignment), found)
+    smallest = min(one.size for one in found)  # the planner ends where a greedy order reaches it, so it does not search
+    return ArenaResult(lives, plan(buffers, smallest, GREEDY_LIMIT_S, request.alignment), found)
 
 
 def _source(experiment: Experiment, sources: Sources) -> tuple[AnySource, CaptureOptions]:

@@ -41,7 +41,7 @@ def panel(side: Side, words: str) -> None:
             st.info("This graph allocates nothing, so there is nothing to place.")
             return
         figures(found, searched)
-        if not searched and found.plan.ending == "time limit":
+        if not searched and found.plan.ending != "optimal":
             st.button(
                 f"Search {SECONDS:g} s for a smaller arena",
                 key="arena search",
@@ -61,7 +61,7 @@ def panel(side: Side, words: str) -> None:
 def figures(found: ArenaResult, searched: bool) -> None:
     """How large the arena is, and how far from the best that could be."""
     plan = found.plan
-    ending = ENDINGS[plan.ending] if searched or plan.ending != "time limit" else "a smaller one may exist, which nobody searched for yet"
+    ending = ENDINGS[plan.ending] if searched or plan.ending == "optimal" else "a smaller one may exist, which nobody searched for yet"
     texts = [
         ("Arena · predicted", show.size(plan.size), f"Found by {plan.found_by} in {plan.seconds:.1f} s."),
         (
