@@ -246,7 +246,7 @@ def test_planning_needs_no_torch() -> None:
 
 def test_every_greedy_order_is_tried_and_the_best_is_reached_without_a_search() -> None:
     """That is how the page Memory has a plan at once."""
-    buffers = at_random(, 60)
+    buffers = at_random(4, 60)
     found = greedy_plans(buffers)
     sizes = [one.size for one in found]
     assert min(sizes) < sizes[0]  # here the first order is not the best
