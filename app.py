@@ -9,6 +9,7 @@ st.navigation(
         # The default page answers at `/` only; people type its name too.
         st.Page("pages/explore.py", title="Explore", url_path="explore", visibility="hidden"),
         st.Page("pages/optimize.py", title="Optimize", icon=":material/auto_fix_high:"),
+        st.Page("pages/memory.py", title="Memory", icon=":material/memory:"),
         st.Page("pages/compare.py", title="Compare", icon=":material/difference:"),
         st.Page("pages/measure.py", title="Measure", icon=":material/timer:"),
     ]

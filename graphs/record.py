@@ -58,6 +58,7 @@ class NodeRecord(msgspec.Struct, frozen=True):
         origins: names of the captured nodes that it comes from.
         detail: the arguments that are not nodes, as text.
         times: how often it runs when the graph runs once; 0 in the branch of a `cond` that is not counted.
+        random: it draws random numbers, so running it again would give another result.
     """
 
     name: str
@@ -77,6 +78,7 @@ class NodeRecord(msgspec.Struct, frozen=True):
     inputs: tuple[str, ...]
     detail: str = ""
     times: int = 1
+    random: bool = False
 
     @property
     def total(self) -> Cost:
@@ -104,11 +106,16 @@ class Totals(msgspec.Struct, frozen=True):
 
 
 class GraphSnapshot(msgspec.Struct, frozen=True):
-    """A whole graph in execution order, with its counted totals."""
+    """A whole graph in execution order, with its counted totals.
+
+    `results` says what each of the `outputs` stands for: output, loss, gradient, buffer, parameter or state (both new, after an update);
+    it is empty where nobody knows.
+    """
 
     nodes: tuple[NodeRecord, ...]
     outputs: tuple[str, ...]
     totals: Totals
+    results: tuple[str, ...] = ()
 
     def by_name(self) -> dict[str, NodeRecord]:
         """Name -> node, in execution order."""

@@ -22,6 +22,7 @@ from graphs.in_place import written_operand
 from graphs.lifetimes import FILLS, memory_curve
 from graphs.origin import Origin, source_of_trace
 from graphs.program import Program
+from graphs.randomness import is_random
 from graphs.record import Cost, GraphSnapshot, NodeRecord, Totals
 from graphs.regions import Prepared
 
@@ -32,7 +33,18 @@ def snapshot(program: Program) -> GraphSnapshot:
     writer.write(program.gm.graph, _Scope())
     nodes = tuple(writer.records)
     outputs = tuple(node.name for node in program.gm.graph.output_node().all_input_nodes)
-    return GraphSnapshot(nodes, outputs, totals(nodes, outputs))
+    meaning = _results(program)
+    return GraphSnapshot(nodes, outputs, totals(nodes, outputs), tuple(meaning.get(name, "output") for name in outputs))
+
+
+def _results(program: Program) -> dict[str, str]:
+    """What each output stands for, by its node; the first meaning where a node is given out twice."""
+    values = program.gm.graph.output_node().args[0]
+    meaning: dict[str, str] = {}
+    for spec, value in zip(program.outputs, values if isinstance(values, tuple | list) else (values,), strict=False):
+        if isinstance(value, fx.Node):
+            meaning.setdefault(value.name, spec.role)
+    return meaning
 
 
 def body_snapshot(body: fx.GraphModule) -> GraphSnapshot:
@@ -235,6 +247,7 @@ def _record(node: fx.Node, scope: _Scope, roles: dict[str, tuple[str, str]], sto
         inputs=_inputs(node, scope),
         detail="" if node.op in ("placeholder", "output", "get_attr") else _detail(node, scope),
         times=scope.times,
+        random=node.op == "call_function" and is_random(node),
     )
 
 

@@ -7,7 +7,9 @@ from typing import Literal
 
 import msgspec
 
+from graphs.lifetimes import Lifetime
 from graphs.record import CaptureReport, EntryRecord, GraphSnapshot, KernelRecord, SeamReport
+from optimizers.arena.record import ArenaPlan, GreedyPlan
 from optimizers.record import Offer, OptimizationRecord, PairRecord, StepRecord
 from profiler.record import Device, Measurement
 
@@ -71,6 +73,19 @@ class Pairs(msgspec.Struct, frozen=True, tag=True):
     step: int
 
 
+class Arena(msgspec.Struct, frozen=True, tag=True):
+    """Asks for offsets in one arena for every tensor that the graph after the pipeline allocates.
+
+    Attributes:
+        seconds: of search beyond the greedy orders; 0 for none.
+        alignment: bytes; every offset is a multiple of it, and every size is rounded up to one.
+    """
+
+    words: str
+    seconds: float = 0.0
+    alignment: int = 1
+
+
 class Sleep(msgspec.Struct, frozen=True, tag=True):
     """Asks the worker to wait, with progress; for tests of cancelling and time limits."""
 
@@ -83,7 +98,7 @@ class Crash(msgspec.Struct, frozen=True, tag=True):
     signal: int = 9
 
 
-AboutModel = Explore | Inspect | Optimize | Measure | Seams | Kernels | Pairs
+AboutModel = Explore | Inspect | Optimize | Measure | Seams | Kernels | Pairs | Arena
 Request = Catalogue | AboutModel | Sleep | Crash
 
 
@@ -168,12 +183,29 @@ class PairsResult(msgspec.Struct, frozen=True, tag=True):
     pairs: tuple[PairRecord, ...]
 
 
+class ArenaResult(msgspec.Struct, frozen=True, tag=True):
+    """The plan, whose offsets are those of `lives` in their order, and what every greedy order gives."""
+
+    lives: tuple[Lifetime, ...]
+    plan: ArenaPlan
+    greedy: tuple[GreedyPlan, ...]
+
+
 class Empty(msgspec.Struct, frozen=True, tag=True):
     """Nothing to say."""
 
 
 Result = (
-    CatalogueResult | ExploreResult | InspectResult | OptimizeResult | MeasureResult | SeamsResult | KernelsResult | PairsResult | Empty
+    CatalogueResult
+    | ExploreResult
+    | InspectResult
+    | OptimizeResult
+    | MeasureResult
+    | SeamsResult
+    | KernelsResult
+    | PairsResult
+    | ArenaResult
+    | Empty
 )
 
 

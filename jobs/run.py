@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from graphs.described_gpu import kernel_records
 from graphs.errors import CaptureError, RequestError, TooLargeError
 from graphs.ladder import Standing, climb, graph_only
+from graphs.lifetimes import lifetimes
 from graphs.options import MEANINGS, CaptureOptions, split_options
 from graphs.program import Program
 from graphs.record import EntryRecord, GraphSnapshot
@@ -32,6 +33,8 @@ from graphs.zoo.base import Option, ZooModel
 from jobs.experiment import Experiment, parse
 from jobs.record import (
     AboutModel,
+    Arena,
+    ArenaResult,
     Catalogue,
     CatalogueResult,
     Explore,
@@ -54,6 +57,7 @@ from jobs.record import (
     Seams,
     SeamsResult,
 )
+from optimizers.arena import buffers_of, greedy_plans, plan
 from optimizers.catalog import catalog, named, parse_settings
 from optimizers.pipeline import Applied, apply, offers
 from optimizers.verify import Judge
@@ -65,6 +69,7 @@ from profiler.record import Measurement
 
 KEPT_CAPTURES = 4
 KEPT_PREFIXES = 24
+GREEDY_LIMIT_S = 240.0
 CAPTURED = "captured"
 
 Tell = Callable[[Progress], None]
@@ -117,6 +122,8 @@ def perform(request: Request, sources: Sources, on_progress: Tell) -> Result:
         return OptimizeResult(live.standing.report, (live.snapshot,), (), ())
     if isinstance(request, Kernels | Pairs):
         return _fusions(request, experiment, live, on_progress)
+    if isinstance(request, Arena):
+        return _arena(request, experiment, live, on_progress)
     applied = _applied(experiment, live, on_progress, 0.4 if isinstance(request, Measure) else 0.9)
     if isinstance(request, Measure):
         measurement = _measured(experiment, live, applied, request.every_step, on_progress)
@@ -197,6 +204,20 @@ def _fusions(request: Kernels | Pairs, experiment: Experiment, live: Live, tell:
     tell(Progress("looking at every producer and consumer", 0.7))
     program = applied[request.step - 1].program if request.step else live.program
     return PairsResult(tuple(optimization.explain(program.gm, **parse_settings(optimization, dict(step.settings))[0])))
+
+
+def _arena(request: Arena, experiment: Experiment, live: Live, tell: Tell) -> ArenaResult:
+    """Offsets for what the last graph allocates; a graph that cannot run has lifetimes all the same."""
+    applied = _applied(experiment, live, tell, 0.6) if experiment.pipeline else []
+    graph = applied[-1].snapshot if applied else live.snapshot
+    lives = tuple(lifetimes(graph.nodes, graph.outputs))
+    tell(Progress("placing every tensor in an arena", 0.7))
+    buffers = buffers_of(lives)
+    found = greedy_plans(buffers, request.alignment)
+    if request.seconds:
+        return ArenaResult(lives, plan(buffers, seconds=request.seconds, alignment=request.alignment), found)
+    smallest = min(one.size for one in found)  # the planner ends where a greedy order reaches it, so it does not search
+    return ArenaResult(lives, plan(buffers, smallest, GREEDY_LIMIT_S, request.alignment), found)
 
 
 def _source(experiment: Experiment, sources: Sources) -> tuple[AnySource, CaptureOptions]:

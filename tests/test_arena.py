@@ -14,7 +14,7 @@ import pytest
 
 from graphs.errors import RequestError, TooLargeError
 from graphs.lifetimes import Lifetime
-from optimizers.arena import ArenaPlan, Buffer, buffers_of, plan, search, validate
+from optimizers.arena import ArenaPlan, Buffer, buffers_of, greedy_plans, plan, search, validate
 from optimizers.arena.greedy import ORDERS, RULES, greedy, order_of
 from optimizers.arena.problem import problem_of
 from optimizers.arena.search import attempt, attempt_in_python
@@ -242,3 +242,14 @@ def test_lifetimes_end_after_their_last_step() -> None:
 def test_planning_needs_no_torch() -> None:
     code = "import sys, optimizers.arena as arena; arena.plan([arena.Buffer(0, 1, 4)]); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent, timeout=120)
+
+
+def test_every_greedy_order_is_tried_and_the_best_is_reached_without_a_search() -> None:
+    """That is how the page Memory has a plan at once."""
+    buffers = at_random(4, 60)
+    found = greedy_plans(buffers)
+    sizes = [one.size for one in found]
+    assert min(sizes) < sizes[0]  # here the first order is not the best
+    best = plan(buffers, capacity=min(sizes))
+    assert best.size == min(sizes)
+    assert best.found_by in {f"{one.rule} by {one.order}" for one in found if one.size == best.size}

@@ -64,7 +64,7 @@ def test_the_first_visitor_may_ask_for_any_page(tmp_path: Path, page: Page) -> N
     with driver.server(tmp_path) as fresh:
         visit(page, fresh, f"optimize?{ATTENTION}")
         expect(page.get_by_test_id("stSidebarNavLink")).to_have_text(
-            [re.compile("Explore"), re.compile("Optimize"), re.compile("Compare"), re.compile("Measure")]
+            [re.compile(name) for name in ("Explore", "Optimize", "Memory", "Compare", "Measure")]
         )
         expect(page.get_by_role("heading", name="Add a step")).to_be_visible()
 
@@ -261,3 +261,22 @@ def test_a_click_does_not_send_the_graph_again(server: Server, page: Page) -> No
     settled(page)
     assert first > 60_000  # the graph and its table came once
     assert 0 < sum(received) < first / 3
+
+
+def test_the_cursor_of_memory_and_the_graph_move_one_another(server: Server, page: Page) -> None:
+    visit(page, server, "memory?model=zoo/mlp&mode=training&device=cpu")
+    now, status = page.locator(".timeline .now"), panes(page).locator(".status")
+    expect(now).to_contain_text("81 of 84: sum_5 runs")  # begins at the peak
+    box = page.get_by_role("slider", name="Position in the order of execution").bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] - 60, box["y"] + 90)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 90, steps=3)
+    page.mouse.up()
+    running = re.search(r": (\w+) runs", now.inner_text())
+    assert running
+    expect(status).to_contain_text(f"{running[1]} selected")
+    settled(page)
+    node(page, "mse_loss_backward").click()
+    expect(now).to_contain_text("mse_loss_backward runs")
+    expect(page.locator(".timeline .chosen")).to_have_attribute("data-name", "mse_loss_backward")

@@ -13,8 +13,13 @@ from graphs.errors import RequestError, TooLargeError
 from graphs.lifetimes import Lifetime
 from optimizers.arena.greedy import ORDERS, RULES, greedy, order_of
 from optimizers.arena.problem import Problem, problem_of
+<<<<<<< HEAD
 from optimizers.arena.record import ArenaPlan, Buffer, Ending
 from optimizers.arena.search import attempt, compiled
+=======
+from optimizers.arena.record import ArenaPlan, Buffer, Ending, GreedyPlan
+from optimizers.arena.search import attempt
+>>>>>>> page
 
 MOST = 4000  # buffers that are searched: every level of a search keeps a list of the open ones
 NODES, GROWTH, ROUND = 1500, 1.1, 16  # placements tried before another order is, how that grows, after how many orders
@@ -55,6 +60,19 @@ def plan(buffers: Sequence[Buffer], capacity: int | None = None, seconds: float 
     result = ArenaPlan(offsets, planner.size * unit, planner.proven * unit, planner.found_by, ending, time.monotonic() - begun)
     validate(buffers, result, alignment)
     return result
+
+
+def greedy_plans(buffers: Sequence[Buffer], alignment: int = 1) -> tuple[GreedyPlan, ...]:
+    """What every greedy order and rule gives. Raises RequestError as `plan` does."""
+    problem = problem_of(buffers, alignment)
+    found = []
+    for name in ORDERS:
+        order = order_of(problem, name)
+        for rule in RULES:
+            offsets = greedy(problem, order, rule)
+            size = max((offset + size for offset, size in zip(offsets, problem.sizes, strict=True)), default=0)
+            found.append(GreedyPlan(name, rule, size * problem.unit))
+    return tuple(found)
 
 
 def validate(buffers: Sequence[Buffer], found: ArenaPlan, alignment: int = 1) -> None:

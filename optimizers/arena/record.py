@@ -17,6 +17,14 @@ class Buffer(msgspec.Struct, frozen=True):
     bytes: int
 
 
+class GreedyPlan(msgspec.Struct, frozen=True):
+    """Bytes of the arena that placing buffers in one order by one rule takes."""
+
+    order: str
+    rule: str
+    size: int
+
+
 class ArenaPlan(msgspec.Struct, frozen=True):
     """An offset for every buffer, and how good that is.
 

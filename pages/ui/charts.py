@@ -20,7 +20,7 @@ PHASE_TONES = {"forward": "#3f76c4", "loss": "#c2792a", "backward": "#8a5a9e", "
 def memory(graph: GraphSnapshot) -> go.Figure:
     """Allocated bytes while each node runs, one colour per phase, with the peak marked."""
     curve = memory_curve(graph.nodes, graph.outputs)
-    scale, unit = _scale(curve.peak)
+    scale, unit = scale_of(curve.peak)
     figure = go.Figure()
     for phase in dict.fromkeys(node.phase for node in graph.nodes):
         figure.add_scatter(
@@ -39,7 +39,7 @@ def memory(graph: GraphSnapshot) -> go.Figure:
         figure.add_annotation(
             x=curve.peak_position, y=curve.peak / scale, text=f"peak {show.size(curve.peak)} at {name}", arrowhead=2, ay=-28
         )
-    _finish(figure, 340, f"Allocated memory, {unit} (counted)")
+    finish(figure, 340, f"Allocated memory, {unit} (counted)")
     figure.update_xaxes(title="position in the order of execution")
     figure.update_yaxes(rangemode="tozero")
     return figure
@@ -64,7 +64,7 @@ def times(measurement: Measurement, labels: Sequence[str]) -> go.Figure:
             hovertemplate=f"%{{y}}: %{{x:.4g}} {unit}<extra></extra>",
         )
     )
-    _finish(figure, 110 + 42 * len(medians), f"Time of a run, {unit}: median and 95 % interval (measured)")
+    finish(figure, 110 + 42 * len(medians), f"Time of a run, {unit}: median and 95 % interval (measured)")
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(rangemode="tozero")
     return figure
@@ -73,14 +73,14 @@ def times(measurement: Measurement, labels: Sequence[str]) -> go.Figure:
 def peaks(measurement: Measurement, counted: Sequence[int], labels: Sequence[str]) -> go.Figure:
     """Peak memory of every graph: counted beside measured."""
     measured = [timing.peak_bytes for timing in measurement.timings]
-    scale, unit = _scale(max([*measured, *counted, 1]))
+    scale, unit = scale_of(max([*measured, *counted, 1]))
     figure = go.Figure()
     for name, values, tone in (("counted", counted, QUIET), ("measured", measured, LAST)):
         figure.add_bar(
             y=_numbered(labels), x=[value / scale for value in values], orientation="h", name=name, marker_color=tone,
             text=[show.size(value) for value in values], textposition="inside", insidetextanchor="start",
         )  # fmt: skip
-    _finish(figure, 120 + 62 * len(measured), f"Peak memory, {unit}: counted and measured")
+    finish(figure, 120 + 62 * len(measured), f"Peak memory, {unit}: counted and measured")
     figure.update_layout(barmode="group", legend_traceorder="normal")
     figure.update_yaxes(autorange="reversed")
     return figure
@@ -88,7 +88,7 @@ def peaks(measurement: Measurement, counted: Sequence[int], labels: Sequence[str
 
 def waterfall(labels: Sequence[str], values: Sequence[float], title: str, unit: str) -> go.Figure:
     """From the first graph to the last: what each step took away or added. `unit`: bytes, ms, FLOP or empty."""
-    scale, name = _scale(max(values)) if unit == "bytes" else (1.0, unit)
+    scale, name = scale_of(max(values)) if unit == "bytes" else (1.0, unit)
     steps = [after - before for before, after in zip(values, values[1:], strict=False)]
     texts = [_amount(values[0], unit), *[_signed(step, unit) for step in steps], _amount(values[-1], unit)]
     figure = go.Figure(
@@ -105,7 +105,7 @@ def waterfall(labels: Sequence[str], values: Sequence[float], title: str, unit: 
             hovertemplate="%{x}: %{text}<extra></extra>",
         )
     )
-    _finish(figure, 330, f"{title}, {name}" if name else title)
+    finish(figure, 330, f"{title}, {name}" if name else title)
     figure.update_xaxes(tickangle=0)
     figure.update_yaxes(range=[0, max(values) / scale * 1.16 or 1])
     return figure
@@ -124,14 +124,16 @@ def _signed(value: float, unit: str) -> str:
     return "0" if not value else f"{'+' if value > 0 else '−'}{_amount(abs(value), unit)}"
 
 
-def _scale(largest: float) -> tuple[float, str]:
+def scale_of(largest: float) -> tuple[float, str]:
+    """Bytes of the unit in which that many are written, and its name."""
     for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
         if largest >= 1024**power:
             return float(1024**power), unit
     return 1.0, "B"
 
 
-def _finish(figure: go.Figure, height: int, title: str) -> None:
+def finish(figure: go.Figure, height: int, title: str) -> None:
+    """The look that all charts share."""
     figure.update_layout(
         title={"text": title, "font": {"size": 14}},
         height=height,
