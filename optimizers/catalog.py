@@ -9,6 +9,7 @@ import pkgutil
 from collections.abc import Mapping
 
 from graphs.errors import RequestError
+from optimizers.amounts import EXAMPLES, is_amount
 from optimizers.base import Optimization
 from optimizers.record import Parameter
 
@@ -48,7 +49,7 @@ def parse_settings(optimization: Optimization, settings: Mapping[str, str]) -> t
         RequestError: an unknown setting, or a value that is not a whole number within its limits, or not names.
     """
     known = {parameter.name: parameter for parameter in optimization.parameters}
-    values: dict[str, int | str] = {one.name: one.default if one.kind == "number" else "" for one in optimization.parameters}
+    values: dict[str, int | str] = {one.name: _default(one) for one in optimization.parameters}
     for key, text in settings.items():
         if key == "only":
             continue
@@ -56,8 +57,22 @@ def parse_settings(optimization: Optimization, settings: Mapping[str, str]) -> t
         if key not in known:
             choices = ", ".join([*known, "only"])
             raise RequestError(f"{optimization.name} has no setting `{key}`", where=where, help=f"It has: {choices}.")
-        values[key] = _number(known[key], text, where) if known[key].kind == "number" else _names(known[key], text, where)
+        values[key] = _value(known[key], text, where)
     return values, settings.get("only", "")
+
+
+def _default(parameter: Parameter) -> int | str:
+    if parameter.kind == "memory":
+        return str(parameter.default / 100)
+    return parameter.default if parameter.kind == "number" else ""
+
+
+def _value(parameter: Parameter, text: str, where: str) -> int | str:
+    if parameter.kind == "memory":
+        if not is_amount(text):
+            raise RequestError(f"`{text}` is not an amount of memory", where=where, help=f"Write {EXAMPLES}.")
+        return text
+    return _number(parameter, text, where) if parameter.kind == "number" else _names(parameter, text, where)
 
 
 def _number(parameter: Parameter, text: str, where: str) -> int:

@@ -25,14 +25,15 @@ class Claim(msgspec.Struct, frozen=True):
     peak_bytes: Direction = "any"
 
 
-ParameterKind = Literal["number", "nodes", "pairs"]
+ParameterKind = Literal["number", "nodes", "pairs", "memory"]
 
 
 class Parameter(msgspec.Struct, frozen=True):
     """What the reader may set: its name, default, limits and meaning.
 
     Attributes:
-        kind: a whole number within the limits; names of nodes (`add.mul.relu`); or pairs of names (`add.mul-relu.exp`). Of names the default is none.
+        kind: a whole number within the limits; names of nodes (`add.mul.relu`); or pairs of names (`add.mul-relu.exp`); or an amount of memory
+            (`0.5` of the peak, `512MiB`), whose default is in percent of the peak. Of names the default is none.
         choices: what each number stands for, from the minimum on, where the number alone tells a reader nothing.
     """
 

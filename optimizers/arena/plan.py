@@ -13,13 +13,8 @@ from graphs.errors import RequestError, TooLargeError
 from graphs.lifetimes import Lifetime
 from optimizers.arena.greedy import ORDERS, RULES, greedy, order_of
 from optimizers.arena.problem import Problem, problem_of
-<<<<<<< HEAD
-from optimizers.arena.record import ArenaPlan, Buffer, Ending
-from optimizers.arena.search import attempt, compiled
-=======
 from optimizers.arena.record import ArenaPlan, Buffer, Ending, GreedyPlan
-from optimizers.arena.search import attempt
->>>>>>> page
+from optimizers.arena.search import attempt, compiled
 
 MOST = 4000  # buffers that are searched: every level of a search keeps a list of the open ones
 NODES, GROWTH, ROUND = 1500, 1.1, 16  # placements tried before another order is, how that grows, after how many orders

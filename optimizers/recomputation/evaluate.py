@@ -10,6 +10,7 @@ mark by mark (Griewank and Walther 2000, *Revolve*). Memory is freed after the l
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -114,3 +115,31 @@ def evaluate_in_python(problem: Problem, levels: Sequence[int], budget: int) -> 
     cost = sum(problem.operators[at].cost for runs in order for at, again in runs if again)
     excess = sum(max(0, one - budget) for one in most)
     return Outcome(peak, cost, excess, most.index(peak) if most else -1)
+
+
+def as_it_is(problem: Problem) -> Outcome:
+    """The outcome of forgetting nothing."""
+    return evaluate_in_python(problem, [0] * len(problem.operators), 0)
+
+
+def held_at_peak(problem: Problem, levels: Sequence[int]) -> list[tuple[int, int]]:
+    """What is there at the peak: (the operator that made it, bytes), largest first."""
+    order = schedule(problem, levels)
+    flat = [run for runs in order for run in runs]
+    last = {storage: len(flat) - 1 for storage, kept in enumerate(problem.kept) if kept}
+    lives: list[tuple[int, int, int, int]] = []
+    for position in range(len(flat) - 1, -1, -1):
+        at, again = flat[position]
+        one = problem.operators[at]
+        lives += [(position, last.pop(s, position), at, problem.sizes[s]) for s in (one.writes_again if again else one.writes)]
+        for storage in one.reads_again if again else one.reads:
+            last.setdefault(storage, position)
+    change = [0] * (len(flat) + 1)
+    for start, end, _, size in lives:
+        change[start] += size
+        change[end + 1] -= size
+    held = list(itertools.accumulate(change[:-1]))
+    for position, (at, again) in enumerate(flat):
+        held[position] += problem.operators[at].temporary_again if again else problem.operators[at].temporary
+    peak = held.index(max(held))
+    return sorted(((at, size) for start, end, at, size in lives if start <= peak <= end and size), key=lambda pair: -pair[1])

@@ -13,6 +13,8 @@ from optimizers.recomputation.problem import Problem
 from optimizers.recomputation.search import Found, Levels, Search
 
 WORK = 30_000_000  # operators evaluated for one budget: some seconds of the compiled core
+FOR_EACH = 200  # schedules evaluated at most for each operator that can be forgotten, and some more: small graphs need no more
+SOME = 2000
 IN_PYTHON = 100  # times slower
 NEAR = 4  # plans found before from which the search sets out again
 
@@ -22,6 +24,7 @@ class Plan:
     """What was planned.
 
     Attributes:
+        at: the operator at the peak.
         peak, cost: of the plan: bytes, and the problem's unit of cost.
         bound: a cost that no schedule within the budget stays below; None where it is not known.
         least: bytes that every schedule needs.
@@ -30,6 +33,7 @@ class Plan:
     """
 
     levels: Levels
+    at: int
     peak: int
     cost: int
     budget: int
@@ -60,8 +64,8 @@ def plans(problem: Problem, budgets: Sequence[int], work: int = WORK, seconds: f
     """A plan for each budget, in the order given: largest first is best, for each sets out from those before. Costs never fall as budgets do."""
     search = Search(problem, time.monotonic() + seconds)
     share = work if compiled() is not None else work // IN_PYTHON
-    for levels in search.starts():
-        search.keep(levels)
+    share = min(share, (SOME + FOR_EACH * len(problem.choices)) * len(problem.operators))
+    search.offer_starts()
     for budget in budgets:
         search.limit = search.work + share
         yield _plan(search, budget)
@@ -74,9 +78,9 @@ def _plan(search: Search, budget: int) -> Plan:
     best = _best(search, budget, bound)
     if best is None:
         found = search.front.smallest
-        return Plan(found.levels, found.peak, found.cost, budget, bound, least, "impossible")
+        return Plan(found.levels, search.core.evaluate(found.levels).at, found.peak, found.cost, budget, bound, least, "impossible")
     ending = "optimal" if bound is not None and best.cost <= bound else "fits" if time.monotonic() < search.deadline else "time limit"
-    return Plan(best.levels, best.peak, best.cost, budget, bound, least, ending)
+    return Plan(best.levels, search.core.evaluate(best.levels).at, best.peak, best.cost, budget, bound, least, ending)
 
 
 def _best(search: Search, budget: int, bound: int | None) -> Found | None:

@@ -27,6 +27,9 @@ from optimizers.planning.profit import MACHINES, Machine
 
 FORWARD = ("forward", "loss")
 NANOSECONDS = 1e9
+RANDOM = "It draws random numbers: what it draws is kept, since a second draw would differ."
+OUTPUT = "It is an output of the graph, so it is there anyway."
+BODIES = "It runs a graph of its own, which is not run again here."
 DROPOUT = torch.ops.aten.native_dropout.default
 
 
@@ -40,6 +43,8 @@ class Operator:
         temporary, temporary_again: bytes that are there only while it runs, or runs again: results that nobody reads.
         cost: of running it again, in whatever unit the plan is to save: nanoseconds (predicted) or operations (counted).
         alike: operators of repeated blocks that stand for one another have the same text.
+        heavy: it multiplies matrices, convolves or attends.
+        why_kept: where it cannot run again, one sentence for the reader.
     """
 
     name: str
@@ -51,6 +56,8 @@ class Operator:
     reads_again: tuple[int, ...] = ()
     writes_again: tuple[int, ...] = ()
     alike: str = ""
+    heavy: bool = False
+    why_kept: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +66,7 @@ class Problem:
 
     Attributes:
         sizes: bytes of each storage; kept: which live to the end.
+        unit: of costs: time (predicted nanoseconds) or operations (counted).
         nodes: of the operators; storage: of the nodes that own memory, their storage. Both are empty for a problem without a graph.
     """
 
@@ -66,6 +74,7 @@ class Problem:
     sizes: tuple[int, ...]
     kept: tuple[bool, ...]
     backward: int
+    unit: str = "operations"
     nodes: tuple[fx.Node, ...] = ()
     storage: Mapping[fx.Node, int] = field(default_factory=dict)
 
@@ -106,7 +115,7 @@ class _Reader:
         for node in kept:
             if node in self.index:
                 ends[self.index[node]] = True
-        return Problem(tuple(operators), tuple(self.sizes), tuple(ends), backward, tuple(computing), self.index)
+        return Problem(tuple(operators), tuple(self.sizes), tuple(ends), backward, self.unit, tuple(computing), self.index)
 
     def _operator(self, node: fx.Node, forward: bool, kept: set[fx.Node], label: str) -> Operator:
         reads = self._storages(node.all_input_nodes)
@@ -121,13 +130,14 @@ class _Reader:
         stays = {self.index[one] for one in made if one in kept and one in self.index}  # an output of the graph lives on anyway
         again = tuple(one for one in writes if one not in stays)
         if not forward or not again or bodies(node):
-            return Operator(node.name, reads, writes, price, temporary, alike=label)
+            why = OUTPUT if stays else BODIES if bodies(node) else ""
+            return Operator(node.name, reads, writes, price, temporary, alike=label, why_kept=why)
         if node.target is DROPOUT and not stays:
             return self._dropout(node, reads, writes, temporary, label)
         if is_random(node):
-            return Operator(node.name, reads, writes, price, temporary, alike=label)
+            return Operator(node.name, reads, writes, price, temporary, alike=label, why_kept=RANDOM)
         wasted = temporary + sum(self.sizes[one] for one in stays)
-        return Operator(node.name, reads, writes, price, temporary, wasted, reads, again, label)
+        return Operator(node.name, reads, writes, price, temporary, wasted, reads, again, label, cost(node).matmul_flops > 0)
 
     def _dropout(self, node: fx.Node, reads: tuple[int, ...], writes: tuple[int, ...], temporary: int, label: str) -> Operator:
         """Its mask is drawn once and kept; the result is made again from mask and operand."""
@@ -135,8 +145,9 @@ class _Reader:
         size = value_bytes(node.all_input_nodes[0].meta["val"])
         price = self._price(Cost(2 * size // 4, 0, 2 * size + size // 4, 2 * size, 2))
         if set(parts) != {0, 1}:
-            return Operator(node.name, reads, writes, price, temporary, alike=label)
-        return Operator(node.name, reads, writes, price, temporary, size, (*reads, parts[1]), (parts[0],), label)
+            return Operator(node.name, reads, writes, price, temporary, alike=label, why_kept=RANDOM)
+        again = ((*reads, parts[1]), (parts[0],))
+        return Operator(node.name, reads, writes, price, temporary, size, *again, label, why_kept=RANDOM)
 
     def _storages(self, nodes: Sequence[fx.Node]) -> tuple[int, ...]:
         owners = (self.owner[node] for node in nodes if node in self.owner)

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 
 from optimizers.recomputation.core import Change, Core, changed
 from optimizers.recomputation.evaluate import Outcome
+from optimizers.recomputation.min_cut import cheapest_to_keep
 from optimizers.recomputation.problem import Problem
 
 DEEPEST = 3  # the highest level that is tried
@@ -97,11 +98,10 @@ class Search:
             self.front.add(Found(tuple(levels), outcome.peak, outcome.cost))
         return outcome
 
-    def starts(self) -> Iterator[Levels]:
-        """Choices of whole patterns, each offered to the front."""
-        for levels in itertools.chain(self._cuts(), self._cheap()):
+    def offer_starts(self) -> None:
+        """Offers choices of whole patterns to the front."""
+        for levels in itertools.chain(self._cuts(), self._cheap(), [cheapest_to_keep(self.problem)]):
             self.keep(levels)
-            yield levels
 
     def _cuts(self) -> Iterator[Levels]:
         """Forget all but what crosses evenly spaced narrow places."""
@@ -154,7 +154,9 @@ class Search:
     def _raises(self, levels: Levels) -> list[Change]:
         """One level more: for every operator alone, and for all that are alike."""
         alone = [{at: levels[at] + 1} for at in self.choices if levels[at] < DEEPEST]
-        together = [{at: levels[at] + 1 for at in group} for group in self.groups if all(levels[at] == levels[group[0]] < DEEPEST for at in group)]
+        together = [
+            {at: levels[at] + 1 for at in group} for group in self.groups if all(levels[at] == levels[group[0]] < DEEPEST for at in group)
+        ]
         return alone + together
 
     def _gains(self, changes: Sequence[Change], levels: Levels, now: Outcome, budget: int) -> list[tuple[float, int, Change]]:
@@ -259,6 +261,7 @@ def narrow_places(problem: Problem) -> list[int]:
     return [
         at
         for at in range(1, problem.backward)
-        if width[at] == min(width[max(1, at - reach) : at + reach + 1]) and width[at] < max(width[max(1, at - reach) : at + reach + 1])
+        if width[at] == min(width[max(1, at - reach) : at + reach + 1])
+        and width[at] < max(width[max(1, at - reach) : at + reach + 1])
         and width[at] not in width[max(1, at - reach) : at]
     ]

@@ -8,11 +8,13 @@ from functools import partial
 import streamlit as st
 
 from jobs.experiment import StepWords
+from optimizers.amounts import EXAMPLES
 from optimizers.record import OptimizationRecord, Parameter
 from pages.ui import pipeline
 
 HINTS = {
     "nodes": "Names of nodes as in the picture, joined by dots: add.mul.relu",
+    "memory": f"A share of the peak, or an amount: {EXAMPLES}",
     "pairs": "Pairs of nodes as in the picture: add.mul, and more behind a hyphen: add.mul-relu.exp",
 }
 
@@ -32,7 +34,7 @@ def fields(record: OptimizationRecord, sites: Sequence[str], key: str, step: Ste
             value = int(text) if text.isdecimal() else parameter.default
             st.number_input(parameter.name, parameter.minimum, parameter.maximum, value, help=parameter.meaning, key=name)
         else:
-            hint = HINTS[parameter.kind]
+            hint, text = HINTS[parameter.kind], text or str(_default(parameter))
             st.text_input(parameter.name, text, help=f"{parameter.meaning}. {hint}", placeholder=hint.rpartition(": ")[2], key=name)
     only = step.setting("only") if step else ""
     choices = list(dict.fromkeys(["", *([only] if only else []), *sites]))
@@ -58,6 +60,8 @@ def filled(record: OptimizationRecord, key: str) -> StepWords:
 
 
 def _default(parameter: Parameter) -> int | str:
+    if parameter.kind == "memory":
+        return str(parameter.default / 100)
     return parameter.default if parameter.kind == "number" else ""
 
 
