@@ -105,7 +105,7 @@ def search(index: Index, lower: int, upper: int, states: int, deadline: float) -
 
     Args:
         lower: a bound that is known already; at most `upper`.
-        states: how many are expanded at most, each once.
+        states: how many are looked at.
         deadline: of `time.monotonic()`.
 
     Returns:
@@ -118,7 +118,7 @@ def search(index: Index, lower: int, upper: int, states: int, deadline: float) -
     start, moves = tools.settled((lower, 0, 0, ready))
     came: dict[int, tuple[int, list[int]]] = {start[1]: (-1, moves)}
     queue: list[tuple[int, int, int, State]] = [(start[0], 0, 0, start)]
-    expanded, everyone = set[int](), (1 << index.units) - 1
+    expanded, everyone, looked = set[int](), (1 << index.units) - 1, 0
     best: dict[int, int] = {start[1]: start[0]}
     while queue:
         peak, _, _, state = heapq.heappop(queue)
@@ -126,10 +126,11 @@ def search(index: Index, lower: int, upper: int, states: int, deadline: float) -
             return Outcome(tuple(_path(came, everyone)), peak)
         if state[1] in expanded:
             continue
-        if len(expanded) >= states or time.monotonic() > deadline:
+        if looked >= states or time.monotonic() > deadline:
             return Outcome(None, peak)
         expanded.add(state[1])
         for then, moves in tools.moves(state):
+            looked += 1
             if then[0] < best.get(then[1], upper):
                 best[then[1]] = then[0]
                 came[then[1]] = (state[1], moves)

@@ -15,7 +15,7 @@ from optimizers.ordering.problem import Index, levels
 from optimizers.ordering.record import Problem, Storage
 
 WINDOWS = (6, 14)  # units before and behind the peak
-STATES = 400  # of the search inside of a window
+STATES = 1500  # of the search inside of a window
 ROUNDS = 40  # moves at most
 
 

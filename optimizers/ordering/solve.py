@@ -11,7 +11,7 @@ from optimizers.ordering.orders import ORDERS, ahead
 from optimizers.ordering.problem import Index, is_right, levels, without_trifles
 from optimizers.ordering.record import Ending, Ordering, Problem
 
-SMALL, STATES, FEW = 40, 20_000, 500  # units of a small problem, and states that are searched of a small one and of others
+SMALL, STATES, FEW = 40, 60_000, 1500  # units of a small problem, and states that are searched of a small one and of others
 CUTS = 6  # units of the highest floors that are looked at for a bound
 
 
