@@ -21,7 +21,7 @@ MODELS = [small.TWO_LAYERS, small.ATTENTION, small.NORMALIZED, small.STACK]
 
 
 def applied(optimization: Optimization, example: Example) -> Applied:
-    program = capture(example.source(), example.mode, "cpu").program
+    program = capture(example.source(), example.mode, "cpu", example.options).program
     return apply_optimization(program, snapshot(program), optimization, example.settings, Judge(program))
 
 

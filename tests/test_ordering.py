@@ -175,7 +175,9 @@ def test_draws_of_random_numbers_keep_their_order() -> None:
         one, two, three = torch.rand_like(x), torch.rand_like(x[0]), torch.rand_like(x)
         return three.sum(0) + two + one.sum(0)
 
-    program = capture(ModelSource("drawing", lambda: Function(drawing), lambda: (torch.randn(9, 40),), None, ()), "inference", "cpu").program
+    program = capture(
+        ModelSource("drawing", lambda: Function(drawing), lambda: (torch.randn(9, 40),), None, ()), "inference", "cpu"
+    ).program
     before = [node.name for node in program.gm.graph.nodes if is_random(node)]
     done = apply(program, snapshot(program), "reorder-for-peak", {}, Judge(program))
     assert done.step.after.peak_bytes < done.step.before.peak_bytes
