@@ -10,7 +10,7 @@ graphs among all orders (Ahn et al. 2020, *Ordering Chaos*, section 3.1). A mini
 numbers, writes and checks keep their order.
 
 ## When it does not apply
-Where the order is proven to be the best, where each node needs the one before it, or where no lower peak was found within the effort that is spent; the reason names the lower bound. An operator that
+Where the order is proven to be the best, where each node needs the one before it, where less than a thousandth would be saved, or where no lower peak was found within the effort that is spent; the reason names the lower bound. An operator that
 holds branches or a loop moves as a whole.
 
 ## Try it
@@ -30,6 +30,8 @@ from optimizers.ordering import Ordering, solve
 from optimizers.ordering.from_graph import moved, problem_of, put_in_order, units_of
 from optimizers.record import Claim
 
+WORTH = 1000  # a saving of less than this part of the peak is not worth moving nodes for
+
 
 def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
     """One place: the whole graph, named by the node at whose side the peak is."""
@@ -38,7 +40,7 @@ def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
         return
     found = solve(problem_of(gm))
     anchor = units[found.at]
-    if found.peak >= found.given_peak:
+    if found.given_peak - found.peak < max(1, found.given_peak // WORTH):
         yield Miss(anchor, _why_not(found, anchor))
         return
     order = [units[one] for one in found.order]
@@ -57,6 +59,8 @@ def _why_not(found: Ordering, anchor: fx.Node) -> str:
         return "This graph allocates nothing."
     if found.ending == "only order":
         return "Each node needs the one before it, so there is no other order."
+    if found.peak < found.given_peak:
+        return f"Another order would save only {found.given_peak - found.peak:,} of {found.given_peak:,} bytes, not worth moving nodes for."
     if found.ending == "optimal":
         return f"The order is already optimal: none needs fewer than {found.peak:,} bytes at once, as here at {anchor.name}."
     return f"No order below {found.peak:,} bytes was found; none needs less than {found.lower_bound:,}."

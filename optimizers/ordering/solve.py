@@ -11,7 +11,7 @@ from optimizers.ordering.orders import ORDERS, ahead
 from optimizers.ordering.problem import Index, is_right, levels, without_trifles
 from optimizers.ordering.record import Ending, Ordering, Problem
 
-SMALL, STATES, FEW = 40, 60_000, 1500  # units of a small problem, and states that are searched of a small one and of others
+SMALL, STATES = 40, 60_000  # units of a small problem, and states of one that are searched; of others fewer, the more units they have
 CUTS = 6  # units of the highest floors that are looked at for a bound
 
 
@@ -65,7 +65,7 @@ def _look(best: Best, deadline: float) -> None:
         best.keep(rule(index), name)
     best.keep(ahead(index, best.lower), "look-ahead")
     improve(best, deadline)
-    _search(best, STATES if index.units <= SMALL else FEW, deadline)
+    _search(best, STATES if index.units <= SMALL else STATES // index.units, deadline)
 
 
 def _search(best: Best, states: int, deadline: float) -> None:
