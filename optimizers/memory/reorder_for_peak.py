@@ -14,7 +14,7 @@ Where the order is proven to be the best, where each node needs the one before i
 holds branches or a loop moves as a whole.
 
 ## Try it
-Train `zoo/gpt2`, whose table has two gradients, or a model with branches of unequal size, and look at *Memory over time* on the page Explore before and after. After *recompute-activations* look again: what is
+Train `zoo/gpt2`, where gradients of weights can wait until the table's is summed up, or a model with branches of unequal size, and look at *Memory over time* on the page Explore before and after. After *recompute-activations* look again: what is
 recomputed can move too.
 """
 
