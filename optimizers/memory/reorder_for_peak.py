@@ -101,4 +101,5 @@ OPTIMIZATION = Optimization(
         Example(lambda: Function(lambda x: x.exp().sum(0) + x.sin().sum(0)), _batch, reason="already optimal"),
     ),
     exactness="bitwise",
+    costly=True,
 )
