@@ -13,7 +13,7 @@ from optimizers.recomputation.problem import Problem
 from optimizers.recomputation.search import Found, Levels, Search
 
 WORK = 30_000_000  # operators evaluated for one budget: some seconds of the compiled core
-FOR_EACH = 200  # schedules evaluated at most for each operator that can be forgotten, and some more: small graphs need no more
+FOR_EACH = 800  # schedules evaluated at most for each operator that can be forgotten, and some more: small graphs need no more
 SOME = 2000
 IN_PYTHON = 100  # times slower
 NEAR = 4  # plans found before from which the search sets out again
