@@ -18,7 +18,7 @@ from graphs.record import GraphSnapshot
 from graphs.snapshot import snapshot
 from optimizers.recomputation.problem import Problem
 
-BLOCK = re.compile(r"(?:.*?\.)??\d+(?=\.|$)")
+BLOCK = re.compile(r"(?:.*?\.)??\d+(?:\.\d+)*(?=\.|$)")
 
 
 def partitioned(program: Program, budget: float, solver: str = "dp") -> GraphSnapshot:
@@ -50,7 +50,7 @@ def _one_after_the_other(forward: fx.GraphModule, backward: fx.GraphModule, resu
     """One graph that runs both; the backward's inputs are what forward gives out under their names."""
     graph, made = fx.Graph(), {}
     for node in [*forward.graph.find_nodes(op="placeholder"), *backward.graph.find_nodes(op="placeholder")]:
-        if node.graph is forward.graph or node.name.startswith("tangents"):
+        if node.name not in made and (node.graph is forward.graph or node.name.startswith("tangents")):
             made[node.name] = graph.node_copy(node)
     for node in forward.graph.nodes:
         if node.op not in ("placeholder", "output"):
@@ -71,7 +71,7 @@ def _one_after_the_other(forward: fx.GraphModule, backward: fx.GraphModule, resu
 
 
 def block_of(module: str) -> str:
-    """The path up to its first number: `h.3.attn` -> `h.3`; empty outside of blocks."""
+    """The path up to its first numbers: `h.3.attn` -> `h.3`, `stages.0.2.conv` -> `stages.0.2`; empty outside of blocks."""
     found = BLOCK.match(module)
     return found[0] if found else ""
 
