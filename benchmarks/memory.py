@@ -50,10 +50,11 @@ def bert() -> ModelSource:
     )
 
 
+LANGUAGE = ("chunk-linear-cross-entropy", "accumulate-embedding-gradient")
 ROWS = (
-    Row("gpt2", "GPT-2 small, 4 × 512", lambda: models.gpt2("training", 12), ("chunk-linear-cross-entropy",), (0.5, 0.36, 0.3, 0.25), "≤ .36 at ≤ +20 %"),
-    Row("llama", "Llama 160M, 4 × 512", lambda: models.llama("training", 12), ("chunk-linear-cross-entropy",), (0.5, 0.34, 0.3), "≤ .34 at ≤ +20 %"),
-    Row("bert", "BERT base, 8 × 128", bert, ("chunk-linear-cross-entropy",), (0.7, 0.6, 0.5), "≤ .60 at ≤ +20 %"),
+    Row("gpt2", "GPT-2 small, 4 × 512", lambda: models.gpt2("training", 12), LANGUAGE, (0.5, 0.36, 0.3, 0.25), "≤ .36 at ≤ +20 %"),
+    Row("llama", "Llama 160M, 4 × 512", lambda: models.llama("training", 12), LANGUAGE, (0.5, 0.34, 0.3), "≤ .34 at ≤ +20 %"),
+    Row("bert", "BERT base, 8 × 128", bert, LANGUAGE, (0.7, 0.6, 0.54), "≤ .60 at ≤ +20 %"),
     Row("resnet50", "ResNet-50, 32", lambda: models.resnet(50), (), (0.5, 0.35, 0.3), "≤ .50 at ≤ +6 %, ≤ .35 at ≤ +33 %"),
     Row("mobilenet", "MobileNetV2, 32", lambda: models.images(models.MobileNetV2, 32, 224), (), (0.35, 0.28), "≤ .28 at ≤ +2 %"),
     Row("unet", "U-Net c64, 4 × 256²", lambda: models.images(models.UNet, 4, 256), ("free-early",), (0.5, 0.42, 0.35), "≤ .42 at ≤ +6 %"),

@@ -39,9 +39,11 @@ def partitioned(program: Program, budget: float, solver: str = "dp") -> GraphSna
 def _results_in_order(joint: fx.GraphModule, program: Program) -> int:
     """Puts the gradients last, as the partitioner wants it; says how many outputs stand before them."""
     output = joint.graph.output_node()
-    pairs = list(zip(output.args[0], program.outputs, strict=True))  # type: ignore[arg-type]
+    values: list[fx.Node] = list(output.args[0])  # type: ignore[arg-type]
+    pairs = list(zip(values, program.outputs, strict=True))
     first = [value for value, spec in pairs if spec.role != "gradient"]
     output.args = ((*first, *(value for value, spec in pairs if spec.role == "gradient")),)
+    output.meta.pop("desc", None)  # speaks of the layers that were traced
     joint.recompile()
     return len(first)
 
