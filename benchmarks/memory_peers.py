@@ -18,7 +18,7 @@ from graphs.record import GraphSnapshot
 from graphs.snapshot import snapshot
 from optimizers.recomputation.problem import Problem
 
-BLOCK = re.compile(r"(?:.*?\.)??\d+(?:\.\d+)*(?=\.|$)")
+NUMBERED = r"(?:.*?\.)??\d+{}(?=\.|$)"
 
 
 def partitioned(program: Program, budget: float, solver: str = "dp") -> GraphSnapshot:
@@ -72,15 +72,15 @@ def _one_after_the_other(forward: fx.GraphModule, backward: fx.GraphModule, resu
     return fx.GraphModule(forward, graph)
 
 
-def block_of(module: str) -> str:
-    """The path up to its first numbers: `h.3.attn` -> `h.3`, `stages.0.2.conv` -> `stages.0.2`; empty outside of blocks."""
-    found = BLOCK.match(module)
+def block_of(module: str, numbers: int) -> str:
+    """The path up to its first numbers: `h.3.attn` -> `h.3`, with two `stages.0.2.conv` -> `stages.0.2`; empty outside of blocks."""
+    found = re.match(NUMBERED.format(r"\.\d+" * (numbers - 1)), module)
     return found[0] if found else ""
 
 
-def checkpointed_blocks(problem: Problem) -> Sequence[int]:
+def checkpointed_blocks(problem: Problem, numbers: int) -> Sequence[int]:
     """Levels of a checkpoint around every block: what is made and read inside of a block only is forgotten."""
-    block = [block_of(node.meta["origin"].module) for node in problem.nodes]
+    block = [block_of(node.meta["origin"].module, numbers) for node in problem.nodes]
     maker = {storage: at for at, one in enumerate(problem.operators) for storage in one.writes}
     leaves = {
         storage

@@ -81,10 +81,10 @@ def budget_front(program: Program, graph: GraphSnapshot, rungs: int, approximate
     points += [made.point for made in _others(bases[-1], approximate)]
     found = pareto(points)
     if smallest is None or smallest[0] > found[-1].peak:
-        return BudgetFront(found, len(points))
+        return BudgetFront(start.point, found, len(points))
     _, problem, plan = smallest
     held = [(problem.operators[at].name, size) for at, size in held_at_peak(problem, plan.levels)]
-    return BudgetFront(found, len(points), problem.operators[plan.at].name, tuple(held[:SHOWN]))
+    return BudgetFront(start.point, found, len(points), problem.operators[plan.at].name, tuple(held[:SHOWN]))
 
 
 def _planned(problem: Problem, rungs: int) -> Iterator[Plan]:

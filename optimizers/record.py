@@ -185,10 +185,12 @@ class BudgetFront(msgspec.Struct, frozen=True):
     """Points of which none is better than another in both, largest peak first.
 
     Attributes:
+        now: the graph as it is, which may be among them.
         tried: how many were found in all.
         held: what is there at the smallest peak: nodes with their bytes, largest first; at: the node that runs then.
     """
 
+    now: BudgetPoint
     points: tuple[BudgetPoint, ...]
     tried: int
     at: str = ""

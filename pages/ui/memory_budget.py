@@ -16,6 +16,7 @@ from pages.ui import charts, pipeline, show, state, work
 RUNGS = 9
 CHOSEN, APPROXIMATE = "budget chosen", "budget approximate"
 NAMED = 4
+ANSWERS = {"bitwise": "the same, bit for bit", "rounding": "the same up to rounding", "approximate": "approximate"}
 
 
 def panel(words: str, step: int) -> None:
@@ -41,24 +42,24 @@ def panel(words: str, step: int) -> None:
 
 def body(front: BudgetFront, words: str, step: int, note: str) -> None:
     """The slider, the figures of the point that it leads to, the chart and the table."""
-    if len(front.points) < 2:
+    if front.points[-1].peak >= front.now.peak:
         st.info("Nothing was found that lowers this graph's peak." + _why(front))
         return
     if note:
         st.caption(note)
-    left, right = st.columns([1, 1.25], gap="medium")
+    left, right = st.columns([1, 1.1], gap="medium")
     with left:
         point = slider(front.points, words)
-        figures(front.points[0], point)
+        figures(front.now, point)
         st.button(
             "Take these steps", key="budget take", type="primary", icon=":material/add:", disabled=not point.words, on_click=take,
             args=(point.words, step), help="Adds them behind the step that is shown; every step is verified.",
         )  # fmt: skip
         st.caption(("Steps: " + ", ".join(f"`{one}`" for one in point.words)) if point.words else "The graph as it is.")
         st.caption(f"The smallest peak found is {show.size(front.points[-1].peak)}." + _why(front))
-    right.plotly_chart(picture(front.points, point), key=f"budget picture {note != ''}", config={"displaylogo": False})
+    right.plotly_chart(picture(front, point), key=f"budget picture {note != ''}", config={"displaylogo": False})
     with st.expander(f"All {len(front.points)} points as a table", icon=":material/table:"):
-        table(front.points)
+        table(front)
 
 
 def slider(points: Sequence[BudgetPoint], words: str) -> BudgetPoint:
@@ -79,48 +80,46 @@ def figures(now: BudgetPoint, point: BudgetPoint) -> None:
         if point.bound
         else "No bound is known."
     )
-    columns = st.columns(3)
-    columns[0].metric("Peak · counted", show.size(point.peak), show.change(now.peak, point.peak), delta_color="inverse", border=True)
-    columns[1].metric(
-        "Time · predicted",
-        show.milliseconds(1e3 * point.seconds),
-        show.change(now.seconds, point.seconds),
-        delta_color="inverse",
-        border=True,
-        help=bound,
-    )
-    columns[2].metric(
-        "Answers", {"bitwise": "same", "rounding": "up to rounding", "approximate": "approximate"}[point.exactness], border=True
-    )
+    columns = st.columns(2)
+    for column, title, value, before, after, meaning in (
+        (columns[0], "Peak · counted", show.size(point.peak), now.peak, point.peak, "Beside the graph as it is."),
+        (columns[1], "Time · predicted", show.milliseconds(1e3 * point.seconds), now.seconds, point.seconds, bound),
+    ):
+        delta = show.change(before, after).replace("−", "-") if before != after else None  # the sign by which Streamlit chooses a colour
+        column.metric(title, value, delta, delta_color="inverse", border=True, help=meaning)
+    st.caption(f"Answers: {ANSWERS[point.exactness]}.")
 
 
-def picture(points: Sequence[BudgetPoint], chosen: BudgetPoint) -> go.Figure:
-    """Peak against predicted time; steps, not lines, lie between two points, for a budget between them takes the lower one."""
-    texts = ["<br>".join(point.words) or "as it is" for point in points]
-    scale, unit = charts.scale_of(points[0].peak)
-    figure = go.Figure(
-        go.Scatter(
-            x=[point.peak / scale for point in points], y=[1e3 * point.seconds for point in points], mode="lines+markers", text=texts, line_shape="hv",
-            hovertemplate="%{text}<br>%{customdata}<extra></extra>", marker_size=9,
+def picture(front: BudgetFront, chosen: BudgetPoint) -> go.Figure:
+    """Peak against predicted time; between two points the line takes a step, for a budget between them takes the lower one."""
+    scale, unit = charts.scale_of(front.now.peak)
+    figure = go.Figure()
+    for points, mode, symbol, size in (
+        (front.points, "lines+markers", "circle", 9),
+        ((front.now,), "markers", "x", 10),
+        ((chosen,), "markers", "circle-open", 18),
+    ):
+        figure.add_scatter(
+            x=[point.peak / scale for point in points], y=[_more(front.now, point) for point in points], mode=mode, line_shape="hv",
+            marker={"size": size, "symbol": symbol, "line": {"width": 3 if symbol == "circle-open" else 0}},
+            text=["<br>".join(point.words) or "as it is" for point in points],
             customdata=[f"{show.size(point.peak)} counted, {show.milliseconds(1e3 * point.seconds)} predicted" for point in points],
-        )
-    )  # fmt: skip
-    figure.add_scatter(
-        x=[chosen.peak / scale],
-        y=[1e3 * chosen.seconds],
-        mode="markers",
-        marker={"size": 17, "symbol": "circle-open", "line": {"width": 3}},
-        hoverinfo="skip",
-    )
-    charts.finish(figure, 380, "Peak memory against time")
+            hovertemplate="%{text}<br>%{customdata}<extra></extra>",
+        )  # fmt: skip
+    charts.finish(figure, 400, "Peak memory against time; × is the graph as it is")
     figure.update_layout(showlegend=False)
     figure.update_xaxes(title=f"peak memory, counted, {unit}", rangemode="tozero")
-    figure.update_yaxes(title="time of one run, predicted, ms", rangemode="tozero")
+    figure.update_yaxes(title="more time than now, predicted, %", zeroline=True)
     return figure
 
 
-def table(points: Sequence[BudgetPoint]) -> None:
-    now = points[0]
+def _more(now: BudgetPoint, point: BudgetPoint) -> float:
+    """Percent more predicted time than now."""
+    return 100 * (point.seconds / now.seconds - 1) if now.seconds else 0.0
+
+
+def table(front: BudgetFront) -> None:
+    now, points = front.now, front.points
     frame = pd.DataFrame(
         {
             "peak, counted": [show.size(point.peak) for point in points],
