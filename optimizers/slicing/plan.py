@@ -1,0 +1,107 @@
+"""What runs once for each slice, what others read of it, and what must wait until all slices are done."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import fx
+
+from graphs.randomness import is_random
+from optimizers.editing import between
+from optimizers.slicing.follow import Following
+from optimizers.slicing.states import PARTIAL, Sliced, State, Together
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Nodes are in order.
+
+    Attributes:
+        inside: what runs once for each slice.
+        results: those of them that others read: put together, or summed.
+        late: what stands between them and moves behind the last slice, because it reads results, or because nothing inside needs it.
+        counted: of a loss, by the operator that computes it, the nodes that make its targets: they run once more, for the whole batch.
+    """
+
+    following: Following
+    inside: tuple[fx.Node, ...]
+    results: tuple[fx.Node, ...]
+    late: tuple[fx.Node, ...]
+    counted: dict[fx.Node, tuple[fx.Node, ...]]
+
+    def state(self, node: fx.Node) -> State:
+        found = self.following.states.get(node)
+        assert not isinstance(found, tuple)
+        return found
+
+
+def planned(following: Following) -> Plan:
+    """The plan for what was followed.
+
+    Raises:
+        Together: a result does not come in pieces that can be put together, or a random draw would move.
+    """
+    inside = tuple(sorted(following.outcomes))
+    chosen = set(inside)
+    results = tuple(node for node in inside if any(user not in chosen and not lends(node, user, following) for user in node.users))
+    for node in results:
+        state = following.states[node]
+        if isinstance(state, tuple) or isinstance(state, Sliced) and state.outer != 1:
+            raise Together(f"The slices of {node.name} would not lie side by side in the whole.")
+    window = between(inside[0], inside[-1])
+    needed = _needed_by(window, chosen, following)
+    late = tuple(node for node in window if node not in chosen and node not in needed)
+    if any(is_random(node) for node in late):
+        raise Together("A random draw would move behind the last slice, and others would come before it.")
+    counted = {node: _targets(node, following) for node in inside if following.outcomes[node].counted is not None}
+    return Plan(following, inside, results, late, counted)
+
+
+def lends(node: fx.Node, user: fx.Node, following: Following) -> bool:
+    """Does a whole value read the node without its elements: a fill its dtype, or a reader the number of targets, which is counted before?"""
+    return user.op == "call_function" and user in following.states and following.states[user] is None
+
+
+def counts(node: fx.Node, following: Following) -> fx.Node | None:
+    """Of the loss that a loss operator gives, the operator, when it is divided by the number of targets of all slices."""
+    made = node.args[0] if node.target is operator.getitem else None
+    if isinstance(made, fx.Node) and made in following.outcomes and following.outcomes[made].counted is not None and node.args[1] == 0:
+        return made
+    return None
+
+
+def _needed_by(window: Sequence[fx.Node], chosen: set[fx.Node], following: Following) -> set[fx.Node]:
+    """What stands between and is computed before or while slices run, because they read it."""
+    needed: set[fx.Node] = set()
+    for node in reversed(window):
+        if node not in chosen and any(user in chosen or user in needed for user in node.users) and following.states.get(node) is None:
+            needed.add(node)
+    return needed
+
+
+def _targets(loss: fx.Node, following: Following) -> tuple[fx.Node, ...]:
+    """The nodes inside that make the targets of a loss.
+
+    Raises:
+        Together: they are not whole numbers alone, so that making them twice could cost much.
+    """
+    first = following.outcomes[loss].counted
+    assert first is not None
+    found: set[fx.Node] = set()
+    queue = [first]
+    while queue:
+        node = queue.pop()
+        if node in found or node not in following.outcomes:
+            continue
+        value = node.meta["val"]
+        if any(one.is_floating_point() for one in (value if isinstance(value, tuple | list) else [value])):
+            raise Together("How many targets are not ignored is known after all slices only.")
+        found.add(node)
+        queue.extend(node.all_input_nodes)
+    return tuple(sorted(found))
+
+
+def is_sum(state: State) -> bool:
+    return state == PARTIAL
