@@ -227,27 +227,42 @@ def index_select(case: Case) -> Outcome:
 
 
 def index_put(case: Case) -> Outcome:
-    """Sums into zeros, the backward of choosing rows: every slice adds its own."""
-    base, indices = case.arg("self"), list(case.arg("indices"))
-    zeros = isinstance(base, fx.Node) and getattr(base.target, "overloadpacket", None) in ZEROS
-    if not zeros or not case.arg("accumulate") or indices[0] is None or any(one is None for one in indices):
+    """The backward of choosing rows: sums into zeros. Sliced indices add to all of it, so slices give terms; the same indices in every slice
+    work on each slice alone."""
+    base, values, indices = case.arg("self"), case.arg("values"), list(case.arg("indices"))
+    chosen = [at for at, one in enumerate(indices) if one is not None]
+    given = [indices[at] for at in chosen]
+    rank = max(len(shape(one)) for one in given)
+    aside = case.value.dim() - len(chosen)  # dimensions that no index chooses from
+    if chosen != list(range(chosen[0], chosen[-1] + 1)) or len(shape(values)) != rank + aside:
         raise Together(f"Whether {case.node.name} works on slices is not known.")
-    rank = max(len(shape(one)) for one in indices)
-    values = case.arg("values")
-    behind = len(shape(values)) - rank
-    axes = {case.one("values")} if case.one("values") else set()
-    for one in indices:
-        state = case.state(one)
-        if isinstance(state, Sliced):
-            axes.add(state.moved(state.dim + rank - len(shape(one))))
-    if len(axes) != 1 or behind < 0:
+    axes = {state.moved(state.dim + chosen[0] + rank - len(shape(one))) for one in given if isinstance(state := case.state(one), Sliced)}
+    of_values = case.one("values")
+    axes |= {of_values} if of_values else set()
+    if len(axes) != 1:
         raise Together(f"The operands of {case.node.name} are sliced along different dimensions.")
     axis = axes.pop()
-    if axis is None or axis.dim >= rank:
-        raise Together(f"Whether {case.node.name} works on slices is not known.")
-    needs = cut_alike([one for one in indices if case.state(one) is None], axis, rank)
+    if chosen[0] <= axis.dim < chosen[0] + rank:
+        return _terms(case, axis.moved(axis.dim - chosen[0]), chosen[0], rank)
+    found = axis if axis.dim < chosen[0] else axis.moved(axis.dim - rank + len(chosen))
+    needs = {} if of_values else {values: axis}
+    if case.state(base) is None:
+        needs[base] = found
+    elif case.state(base) != found:
+        raise Together(f"The operands of {case.node.name} are sliced along different dimensions.")
+    return Outcome(found, needs)
+
+
+def _terms(case: Case, axis: Sliced, behind: int, rank: int) -> Outcome:
+    """Every slice adds its own rows, given by indices that are sliced along `axis`."""
+    base, values = case.arg("self"), case.arg("values")
+    zeros = isinstance(base, fx.Node) and getattr(base.target, "overloadpacket", None) in ZEROS
+    if not zeros or not case.arg("accumulate") or case.state(base) is not None:
+        raise Together(f"{case.node.name} writes rows of one slice where another may have written.")
+    whole = [one for one in case.arg("indices") if one is not None and case.state(one) is None]
+    needs = cut_alike(whole, axis, rank)
     if case.state(values) is None:
-        needs[values] = axis
+        needs[values] = axis.moved(axis.dim + behind)
     return Outcome(PARTIAL, needs)
 
 

@@ -73,10 +73,16 @@ def counts(node: fx.Node, following: Following) -> fx.Node | None:
 
 
 def _needed_by(window: Sequence[fx.Node], chosen: set[fx.Node], following: Following) -> set[fx.Node]:
-    """What stands between and is computed before or while slices run, because they read it."""
+    """What stands between and keeps its place: what slices read, and checks of such values, which would keep them in memory if they moved."""
+    waiting: set[fx.Node] = set()
+    for node in window:
+        behind = any(read in waiting or read in chosen and not lends(read, node, following) for read in node.all_input_nodes)
+        if node not in chosen and behind:
+            waiting.add(node)
     needed: set[fx.Node] = set()
     for node in reversed(window):
-        if node not in chosen and any(user in chosen or user in needed for user in node.users) and following.states.get(node) is None:
+        read = not node.users or any(user in chosen or user in needed for user in node.users)
+        if node not in chosen and node not in waiting and read:
             needed.add(node)
     return needed
 
