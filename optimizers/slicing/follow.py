@@ -23,13 +23,13 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys((aten.permute, aten.transpose, aten.t), moving.permute),
     **dict.fromkeys((aten.select, aten.unbind), moving.select),
     **dict.fromkeys(
-        (aten.slice, aten.split, aten.split_with_sizes, aten._softmax, aten._safe_softmax, aten._log_softmax, aten._softmax_backward_data,
+        (aten.slice, aten.split, aten.split_with_sizes, aten.unsafe_split, aten.cumprod, aten._softmax, aten._safe_softmax, aten._log_softmax, aten._softmax_backward_data,
          aten._log_softmax_backward_data, aten.cumsum, aten.sort, aten.topk, aten.flip, aten.roll, aten.logcumsumexp),
         moving.along_another,
     ),
     **dict.fromkeys(
         (aten.sum, aten.mean, aten.amax, aten.amin, aten.argmax, aten.argmin, aten.var, aten.var_mean, aten.std, aten.logsumexp, aten.any,
-         aten.all, aten.prod, aten.linalg_vector_norm),
+         aten.all, aten.prod, aten.linalg_vector_norm, aten.norm),
         computing.reduction,
     ),
     **dict.fromkeys((aten.mm, aten.bmm, aten.addmm, aten.baddbmm), computing.product),

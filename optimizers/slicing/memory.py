@@ -28,17 +28,24 @@ def curve(order: Sequence[fx.Node], outputs: Sequence[fx.Node]) -> list[int]:
     return tape.curve([(node, WHOLE) for node in outputs])
 
 
-def sliced_curve(order: Sequence[fx.Node], outputs: Sequence[fx.Node], plan: Plan) -> list[int]:
-    """Bytes at each moment when `plan` is written into that order."""
-    tape, chosen, late = _Tape(), set(plan.inside), set(plan.late)
+def sliced_curve(order: Sequence[fx.Node], outputs: Sequence[fx.Node], plans: Sequence[Plan]) -> tuple[list[int], list[range]]:
+    """Bytes at each moment when the plans are written into that order, and which moments are each plan's."""
+    tape, moments = _Tape(), [range(0)] * len(plans)
+    plan_of = {node: at for at, plan in enumerate(plans) for node in plan.own}
+    late = {node for plan in plans for node in plan.late}
     for node in order:
-        if node in chosen:
-            tape.slice(node, plan, 0)
-        elif node not in late:
-            tape.whole(node)
-        if node is plan.inside[-1]:
-            tape.rest(plan)
-    return tape.curve([(node, WHOLE) for node in outputs])
+        at = plan_of.get(node)
+        start = len(tape.operators)
+        if at is None:
+            if node not in late:
+                tape.whole(node)
+            continue
+        if plans[at].spread:
+            tape.slice(node, plans[at], 0)
+        if node is plans[at].own[-1]:
+            tape.rest(plans[at])
+            moments[at] = range(start, len(tape.operators))
+    return tape.curve([(node, WHOLE) for node in outputs]), moments
 
 
 @dataclass
@@ -66,7 +73,7 @@ class _Tape:
 
     def rest(self, plan: Plan) -> None:
         """The other slices, what is put together of them, and what waited for that."""
-        for part in range(1, plan.following.parts):
+        for part in range(int(plan.spread), plan.following.parts):
             for node in plan.inside:
                 self.slice(node, plan, part)
         for node in plan.results:
@@ -88,8 +95,8 @@ class _Tape:
         made = node.all_input_nodes[0] if node.all_input_nodes else None
         value = node.meta.get("val")
         if node.target is operator.getitem or is_view(node.target):
-            if (node, part) not in self.storage:
-                self.storage[node, part] = self.storage.get(reads[0], ()) if made is not None else ()
+            if made is not None and (is_view(node.target) or is_view(made.target)):
+                self.storage[node, part] = self.storage.get(reads[0], ())
             self._note(read, [])
             return
         if isinstance(value, tuple | list):
@@ -98,8 +105,8 @@ class _Tape:
             self.storage[node, part] = tuple(found)
             unread = sum(size(one, at) for at, one in enumerate(value)) - sum(self.sizes[one] for one in found)
             self._note(read, found, unread)
-        elif isinstance(value, torch.Tensor):
-            self._note(read, [self._new((node, part), size(value, None))])
+        else:
+            self._note(read, [self._new((node, part), size(value, None))] if isinstance(value, torch.Tensor) else [])
 
     def _new(self, key: Key, size: int) -> int:
         self.sizes.append(size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from torch import fx
@@ -19,17 +19,26 @@ class Plan:
     """Nodes are in order.
 
     Attributes:
-        inside: what runs once for each slice.
-        results: those of them that others read: put together, or summed.
-        late: what stands between them and moves behind the last slice, because it reads results, or because nothing inside needs it.
+        own: what runs once for each slice instead of once; again: what runs for each slice though it ran before, and stands before all of `own`.
+        results: what others read of `own`: put together, or summed.
+        late: what stands between and moves behind the last slice, because it reads results, or because nothing inside needs it.
         counted: of a loss, by the operator that computes it, the nodes that make its targets: they run once more, for the whole batch.
+        spread: the first slice stands where the operators stood, so that what it reads need not be there before; else all slices stand
+            behind the last of `own`.
     """
 
     following: Following
-    inside: tuple[fx.Node, ...]
+    own: tuple[fx.Node, ...]
+    again: tuple[fx.Node, ...]
     results: tuple[fx.Node, ...]
     late: tuple[fx.Node, ...]
     counted: dict[fx.Node, tuple[fx.Node, ...]]
+    spread: bool
+
+    @property
+    def inside(self) -> tuple[fx.Node, ...]:
+        """What runs for each slice."""
+        return self.again + self.own
 
     def state(self, node: fx.Node) -> State:
         found = self.following.states.get(node)
@@ -37,26 +46,30 @@ class Plan:
         return found
 
 
-def planned(following: Following) -> Plan:
+def planned(following: Following, again: Collection[fx.Node] = (), gone: Collection[fx.Node] = (), spread: bool = True) -> Plan:
     """The plan for what was followed.
+
+    Args:
+        again: which of these nodes stay where they are, and run again for each slice.
+        gone: readers that will read something else.
 
     Raises:
         Together: a result does not come in pieces that can be put together, or a random draw would move.
     """
-    inside = tuple(sorted(following.outcomes))
-    chosen = set(inside)
-    results = tuple(node for node in inside if any(user not in chosen and not lends(node, user, following) for user in node.users))
+    chosen = set(following.outcomes)
+    own = tuple(sorted(chosen.difference(again)))
+    results = tuple(node for node in own if any(u not in chosen and u not in gone and not lends(node, u, following) for u in node.users))
     for node in results:
         state = following.states[node]
         if isinstance(state, tuple) or isinstance(state, Sliced) and state.outer != 1:
             raise Together(f"The slices of {node.name} would not lie side by side in the whole.")
-    window = between(inside[0], inside[-1])
-    needed = _needed_by(window, chosen, following)
+    window = between(own[0], own[-1])
+    needed = _needed_by(window, set(own), following)
     late = tuple(node for node in window if node not in chosen and node not in needed)
     if any(is_random(node) for node in late):
         raise Together("A random draw would move behind the last slice, and others would come before it.")
-    counted = {node: _targets(node, following) for node in inside if following.outcomes[node].counted is not None}
-    return Plan(following, inside, results, late, counted)
+    counted = {node: _targets(node, following) for node in own if following.outcomes[node].counted is not None}
+    return Plan(following, own, tuple(sorted(chosen.intersection(again))), results, late, counted, spread)
 
 
 def lends(node: fx.Node, user: fx.Node, following: Following) -> bool:

@@ -1,6 +1,6 @@
 """Writes a graph that computes one slice after the other.
 
-The first slice stands where the operators stood, the others behind the last of them. What the slices add to is summed as soon as the next
+What the slices add to is summed as soon as the next
 term is there, so that at most two terms and their sum exist at a time; what they are parts of is put together at the end.
 """
 
@@ -36,18 +36,21 @@ class _Writer:
     numbers: dict[fx.Node, fx.Node] = field(default_factory=dict)  # of targets, by loss operator
     whole: dict[fx.Node, fx.Node] = field(default_factory=dict)  # results, as far as they are put together
 
+    def __post_init__(self) -> None:
+        self.again = set(self.plan.again)
+
     @property
     def parts(self) -> int:
         return self.plan.following.parts
 
     def write(self) -> None:
-        inside = self.plan.inside
-        end = inside[-1].next
+        own, inside = self.plan.own, self.plan.inside
+        end = own[-1].next
         self._free_fills()
         for part in range(self.parts):
             self.made.append({})
             for node in inside:
-                self._run(node, part, node if part == 0 else end)
+                self._run(node, part, node if part == 0 and self.plan.spread else end)
         with self.graph.inserting_before(end):
             for node in self.plan.results:
                 if node not in self.whole:
@@ -56,8 +59,9 @@ class _Writer:
             end.prepend(node)
         chosen = set(inside)
         for node in self.plan.results:
+            self.whole[node].meta["val"] = node.meta["val"]  # for who looks at the graph before shapes are computed anew
             node.replace_all_uses_with(self.whole[node], delete_user_cb=lambda user: user not in chosen)
-        for node in reversed(inside):
+        for node in reversed(own):
             self.graph.erase_node(node)
 
     def _run(self, node: fx.Node, part: int, place: fx.Node) -> None:
@@ -144,7 +148,7 @@ class _Writer:
         """Whole fills that take dtype and device of what is sliced get them in words."""
         for node in [user for made in self.plan.inside for user in made.users]:
             packet, value = getattr(node.target, "overloadpacket", None), node.meta.get("val")
-            if packet not in FILLS or self.plan.following.works(node) or node._erased or self.plan.following.states.get(node) is not None:
+            if packet not in FILLS or node._erased or self.plan.following.states.get(node, node) is not None:
                 continue
             fill = node.args[2] if packet is aten.new_full else VALUES[packet]
             with self.graph.inserting_before(node):
@@ -158,7 +162,6 @@ class _Writer:
         node = self.graph.call_function(target, tuple(args), dict(kwargs or {}))
         if name:
             node._rename(name)
-        origin = source.meta["origin"]
-        assert isinstance(origin, Origin)
-        node.meta["origin"] = origin
+        origin: Origin = source.meta["origin"]
+        node.meta["origin"] = origin.into("recompute") if source in self.again else origin
         return node
