@@ -52,10 +52,18 @@ RULES: dict[Any, Rule] = {
          aten.log_sigmoid_backward),
         moving.pointwise,
     ),
-    aten.expand: moving.expand, aten.unsqueeze: moving.unsqueeze, aten.squeeze: moving.squeeze, aten.constant_pad_nd: moving.pad,
+    aten._assert_tensor_metadata: moving.check, aten.expand: moving.expand, aten.unsqueeze: moving.unsqueeze, aten.squeeze: moving.squeeze, aten.constant_pad_nd: moving.pad,
     aten.cat: moving.cat, aten.stack: moving.stack, aten.repeat: moving.repeat, aten.embedding: moving.embedding,
     aten.embedding_dense_backward: moving.embedding_backward, aten.index_select: moving.index_select,
 }  # fmt: skip
+MERGING = (
+    moving.pointwise,
+    moving.view,
+    moving.expand,
+    moving.along_another,
+    moving.check,
+    computing.norm,
+)  # know dimensions taken together
 COUPLED = {
     aten._native_batch_norm_legit_functional: "A batch norm in training normalizes with mean and variance of the whole batch.",
     aten._native_batch_norm_legit: "A batch norm in training normalizes with mean and variance of the whole batch.",
@@ -135,13 +143,19 @@ def _ruled(case: Case, packet: Any) -> Outcome:
         raise Together("It draws random numbers, and slices would draw them in another order.")
     if packet in COUPLED:
         raise Together(COUPLED[packet])
-    if any(case.state(one) == PARTIAL for one in node.all_input_nodes) and packet not in (aten.nll_loss_backward, aten.nll_loss2d_backward):
+    if any(case.state(one) == PARTIAL for one in node.all_input_nodes) and packet not in (
+        aten._assert_tensor_metadata,
+        aten.nll_loss_backward,
+        aten.nll_loss2d_backward,
+    ):
         return computing.of_sums(case)
     rule = RULES.get(packet) or (computing.norm if str(packet) in computing.NORMS else None)
     if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
         rule = moving.pointwise
     if rule is None:
         raise Together(f"Whether {getattr(packet, '__name__', packet)} works on slices is not known.")
+    if rule not in MERGING and any(state.merged for _, state in case.sliced()):
+        raise Together("A change of shape tears the sliced dimension apart.")
     return rule(case)
 
 
@@ -157,9 +171,9 @@ def _checked(case: Case, outcome: Outcome) -> Outcome:
         if isinstance(state, Sliced) and isinstance(value, Tensor):
             if not all(map(is_number, value.shape)):
                 raise Together("Its sizes are symbols, so where slices end is not known.")
-            if state.dim >= value.dim() or value.shape[state.dim] != state.size(case.count):
+            if state.dim >= value.dim() or state.taken_together(value.shape)[state.dim] != state.size(case.count):
                 raise Together(f"The sliced dimension of {case.node.name} is lost.")
-    if any(axis.outer != 1 for axis in outcome.needs.values()):
+    if any(axis.outer != 1 or axis.merged for axis in outcome.needs.values()):
         raise Together(f"{case.node.name} would read slices that do not lie in one piece.")
     reads: list[fx.Node] = []
     fx.map_arg((case.node.args, case.node.kwargs), reads.append)
@@ -184,5 +198,5 @@ def _make_on_demand(
         if len(wanted) != 1 or axis is None:
             continue
         outcome = moving.demanded(node, axis, count)
-        if outcome is not None and all(need.outer == 1 for need in outcome.needs.values()):
+        if outcome is not None and all(need.outer == 1 and not need.merged for need in outcome.needs.values()):
             states[node], outcomes[node] = axis, outcome

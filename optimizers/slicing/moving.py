@@ -32,9 +32,9 @@ def cut_alike(operands: Sequence[fx.Node], axis: Sliced, rank: int, sliced: Sequ
     """Of whole operands that are broadcast to `rank` dimensions, those that have more than one element along the axis."""
     found = {}
     for read in operands:
-        dim = axis.dim - (rank - len(shape(read)))
-        if read not in sliced and dim >= 0 and shape(read)[dim] != 1:
-            found[read] = axis.moved(dim)
+        dims = [dim - (rank - len(shape(read))) for dim in axis.dims]
+        if read not in sliced and any(dim >= 0 and shape(read)[dim] != 1 for dim in dims):
+            found[read] = axis.moved(dims[-1])
     return found
 
 
@@ -56,6 +56,8 @@ def view(case: Case) -> Outcome:
 def expand(case: Case) -> Outcome:
     axis, given = case.sole("self"), shape(case.arg("self"))
     found = axis.moved(axis.dim + case.value.dim() - len(given))
+    if axis.merged and any(given[one] != case.value.shape[other] for one, other in zip(axis.dims, found.dims, strict=True)):
+        raise Together(f"{case.node.name} repeats the dimension that is sliced.")
     return Outcome(found, sizes=(("size", found),))
 
 
@@ -101,7 +103,7 @@ def along_another(case: Case) -> Outcome:
     name = "dims" if case.target.overloadpacket in (aten.flip, aten.roll) else "dim"
     found = aligned(case, rank, operands)
     assert isinstance(found.result, Sliced)
-    if found.result.dim in places(case.arg(name), rank):
+    if not set(found.result.dims).isdisjoint(places(case.arg(name), rank)):
         if case.target is aten.slice.Tensor and _is_all(case, found.result):
             return found
         raise Together(f"{case.node.name} works along the dimension that is sliced.")
@@ -264,6 +266,11 @@ def _terms(case: Case, axis: Sliced, behind: int, rank: int) -> Outcome:
     if case.state(values) is None:
         needs[values] = axis.moved(axis.dim + behind)
     return Outcome(PARTIAL, needs)
+
+
+def check(case: Case) -> Outcome:
+    """What looks at dtype and device of a value, which a slice shares, or at its sizes, which it does not."""
+    return Outcome(PARTIAL, changed={"size": None, "stride": None})
 
 
 def parts_of(case: Case) -> Outcome:

@@ -61,7 +61,7 @@ def planned(following: Following, again: Collection[fx.Node] = (), gone: Collect
     results = tuple(node for node in own if any(u not in chosen and u not in gone and not lends(node, u, following) for u in node.users))
     for node in results:
         state = following.states[node]
-        if isinstance(state, tuple) or isinstance(state, Sliced) and state.outer != 1:
+        if isinstance(state, tuple) or isinstance(state, Sliced) and (state.outer != 1 or state.merged):
             raise Together(f"The slices of {node.name} would not lie side by side in the whole.")
     window = between(own[0], own[-1])
     needed = _needed_by(window, set(own), following)

@@ -14,14 +14,28 @@ from torch import Tensor, fx
 @dataclass(frozen=True)
 class Sliced:
     """Every slice computes its own part of the value. Of dimension `dim`, which has `outer` · count · `inner` elements, the index in the
-    middle is the sliced one: a batch of B sequences flattened to rows of B·S has outer 1 and inner S."""
+    middle is the sliced one: a batch of B sequences flattened to rows of B·S has outer 1 and inner S.
+
+    Where rows are cut and a view shows them as B sequences of S, a slice may hold parts of sequences. Then `merged` dimensions before `dim`
+    are taken together with it: a slice has one element in each of them and its rows in `dim`."""
 
     dim: int
     outer: int = 1
     inner: int = 1
+    merged: int = 0
 
     def moved(self, dim: int) -> Sliced:
-        return Sliced(dim, self.outer, self.inner)
+        return Sliced(dim, self.outer, self.inner, self.merged)
+
+    @property
+    def dims(self) -> range:
+        """The dimensions that it takes up."""
+        return range(self.dim - self.merged, self.dim + 1)
+
+    def taken_together(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """The sizes of the whole, the merged dimensions as one."""
+        first, last = self.dims[0], self.dim + 1
+        return (*sizes[:first], *[1] * self.merged, math.prod(sizes[first:last]), *sizes[last:])
 
     def size(self, count: int) -> int:
         return self.outer * count * self.inner
@@ -144,14 +158,17 @@ def through_view(axis: Sliced, before: Sequence[int], after: Sequence[int], coun
     Raises:
         Together: it is torn apart.
     """
+    before = axis.taken_together(before)
     within = axis.inner * math.prod(before[axis.dim + 1 :])
     around = axis.outer * math.prod(before[: axis.dim])
-    for dim in range(len(after)):
-        behind, ahead = math.prod(after[dim + 1 :]), math.prod(after[:dim])
-        if behind and ahead and within % behind == 0 and around % ahead == 0:
-            found = Sliced(dim, around // ahead, within // behind)
-            if found.size(count) == after[dim]:
-                return found
+    for merged in range(len(after)):
+        for dim in range(merged, len(after)):
+            shown = Sliced(dim, merged=merged).taken_together(after)
+            behind, ahead = math.prod(shown[dim + 1 :]), math.prod(shown[:dim])
+            if behind and ahead and within % behind == 0 and around % ahead == 0:
+                found = Sliced(dim, around // ahead, within // behind, merged)
+                if found.size(count) == shown[dim]:
+                    return found
     raise Together("A change of shape tears the sliced dimension apart.")
 
 

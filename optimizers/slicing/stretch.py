@@ -107,10 +107,10 @@ def _is_own(node: fx.Node, found: set[fx.Node]) -> bool:
 
 
 def _kept_views(node: fx.Node) -> list[fx.Node]:
-    """Views and parts that the forward pass makes for backward alone, such as the detached result of a softmax; and those that nobody reads."""
+    """Views and parts that the forward pass makes for backward alone, such as the detached result of a softmax; those that nobody reads; checks."""
     found: list[fx.Node] = []
     for user in node.users:
-        shows = is_view(user.target) or user.target is operator.getitem
+        shows = is_view(user.target) or user.target in (operator.getitem, aten._assert_tensor_metadata.default)
         if user.op == "call_function" and shows and phase_of(user) in FORWARD:
             inner = _kept_views(user)
             if all(reader in inner or phase_of(reader) == "backward" for reader in user.users):

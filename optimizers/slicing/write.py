@@ -109,7 +109,7 @@ class _Writer:
         size = axis.size(self.plan.following.count // self.parts)
         if axis.dim == -1:
             return size
-        return [size if at == axis.dim and old != -1 else old for at, old in enumerate(given)]
+        return [old if at not in axis.dims or old == -1 else size if at == axis.dim else 1 for at, old in enumerate(given)]
 
     def _read(self, node: fx.Node, outcome: Outcome, part: int) -> fx.Node:
         """What a slice reads in the place of a node: its own, its part of what is whole, or the whole."""
