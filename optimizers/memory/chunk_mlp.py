@@ -122,7 +122,7 @@ OPTIMIZATION = Optimization(
         Example(lambda: _Block(gated=True), _sequences, "training", matches=1),
     ),
     refusals=(
-        Example(_Block, _rows_of_8, reason="cannot be cut into", settings={"pieces": "3"}),
+        Example(_Block, _rows_of_8, reason="can be cut into 3", settings={"pieces": "3"}),
         Example(lambda: _Block(between=nn.Dropout(0.5)), _rows_of_8, "training", reason="draws random numbers"),
         Example(lambda: _Block(between=nn.Softmax(0)), _rows_of_8, reason="along the dimension that is sliced"),
         Example(_Block, lambda: (torch.randn(4, 8),), "training", reason="peak would rise"),
