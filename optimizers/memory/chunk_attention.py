@@ -53,8 +53,8 @@ def find(gm: fx.GraphModule, pieces: int) -> Iterator[Match | Miss]:
         if node.target is not aten.bmm.default or phase_of(node) == "backward":
             continue
         try:
-            stretch = stretch_before(node)
-            if stretch is None or not any(one.target in SOFTMAX for one in stretch.between):
+            stretch = stretch_before(node, _has_softmax)
+            if stretch is None:
                 yield from _watched(node)
                 continue
             plans = cut(stretch, _axes(stretch), pieces)
@@ -64,6 +64,10 @@ def find(gm: fx.GraphModule, pieces: int) -> Iterator[Match | Miss]:
             yield Miss(node, str(reason))
             continue
         yield _match(stretch, plans, pieces, was, now)
+
+
+def _has_softmax(last: fx.Node, between: tuple[fx.Node, ...]) -> bool:
+    return any(node.target in SOFTMAX for node in between)
 
 
 def _watched(last: fx.Node) -> Iterator[Miss]:
@@ -96,7 +100,7 @@ def _match(stretch: Stretch, plans: Plans, pieces: int, was: int, now: int) -> M
 
 def rewrite(gm: fx.GraphModule, match: Match) -> None:
     """Piece after piece, forward and backward."""
-    write_cut(gm, match.anchor, _axes, match.data)
+    write_cut(gm, match.anchor, _has_softmax, _axes, match.data)
 
 
 class _Attention(nn.Module):

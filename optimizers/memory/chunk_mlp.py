@@ -31,20 +31,21 @@ from torch import Tensor, fx, nn
 from optimizers.base import Example, Match, Miss, Optimization, phase_of
 from optimizers.record import Claim, Parameter
 from optimizers.slicing.states import Sliced, Together, shape
-from optimizers.slicing.stretch import Gain, Plans, Stretch, cut, stretch_before, write_cut
+from optimizers.slicing.stretch import LEFT, Gain, Plans, Stretch, cut, stretch_before, write_cut
 
 aten = torch.ops.aten
+LINEAR = (aten.mm.default, aten.addmm.default)
 
 
 def find(gm: fx.GraphModule, pieces: int) -> Iterator[Match | Miss]:
     """Every linear layer that follows an activation of other linear layers."""
     gain: Gain | None = None
     for node in gm.graph.nodes:
-        if node.target not in (aten.mm.default, aten.addmm.default) or phase_of(node) == "backward":
+        if node.target not in LINEAR or phase_of(node) == "backward":
             continue
         try:
-            stretch = stretch_before(node)
-            if stretch is None or not _grows(stretch):
+            stretch = stretch_before(node, _grows)
+            if stretch is None:
                 continue
             plans = cut(stretch, _rows(stretch), pieces)
             gain = gain or Gain(gm)
@@ -55,10 +56,10 @@ def find(gm: fx.GraphModule, pieces: int) -> Iterator[Match | Miss]:
         yield _match(stretch, plans, pieces, was, now)
 
 
-def _grows(stretch: Stretch) -> bool:
-    """Do only linear layers stand in it, and is it wider than its ends?"""
-    wide = max(shape(node)[-1] for node in stretch.firsts)
-    return all(node.target in (aten.mm.default, aten.addmm.default) for node in stretch.firsts) and wide > shape(stretch.last)[-1]
+def _grows(last: fx.Node, between: tuple[fx.Node, ...]) -> bool:
+    """Do only linear layers stand in it, and is it wider than its end?"""
+    firsts = [node for node in between if node.target in LEFT]
+    return all(node.target in LINEAR for node in firsts) and max(shape(node)[-1] for node in firsts) > shape(last)[-1]
 
 
 def _rows(stretch: Stretch) -> Iterator[tuple[Sliced, int]]:
@@ -83,7 +84,7 @@ def _match(stretch: Stretch, plans: Plans, pieces: int, was: int, now: int) -> M
 
 def rewrite(gm: fx.GraphModule, match: Match) -> None:
     """Piece after piece, forward and backward."""
-    write_cut(gm, match.anchor, _rows, match.data)
+    write_cut(gm, match.anchor, _grows, _rows, match.data)
 
 
 class _Block(nn.Module):

@@ -17,7 +17,7 @@ from graphs.cost import is_view
 from graphs.randomness import is_random
 from optimizers.base import phase_of
 from optimizers.slicing.follow import Following, follow
-from optimizers.slicing.memory import curve, sliced_curve
+from optimizers.slicing.memory import Facts, curve, sliced_curve
 from optimizers.slicing.plan import Plan, planned
 from optimizers.slicing.states import After, Sliced, Together, shape
 from optimizers.slicing.write import write
@@ -47,6 +47,7 @@ class Stretch:
     entries: tuple[fx.Node, ...]
 
 
+Wanted = Callable[[fx.Node, tuple[fx.Node, ...]], bool]  # of the last product and what is between
 Axes = Callable[[Stretch], Iterable[tuple[Sliced, int]]]
 
 
@@ -62,15 +63,15 @@ def left(product: fx.Node) -> fx.Node:
     return product.args[LEFT[product.target]]  # type: ignore[index, return-value]
 
 
-def stretch_before(last: fx.Node) -> Stretch | None:
-    """The stretch that ends in a product; None where none does.
+def stretch_before(last: fx.Node, wanted: Wanted) -> Stretch | None:
+    """The stretch that ends in a product; None where none does that is wanted.
 
     Raises:
         Together: there is one, and it cannot be cut.
     """
     found = _between(last)
     firsts = tuple(node for node in found if node.target in LEFT)
-    if not firsts or len(found) == len(firsts):
+    if not firsts or len(found) == len(firsts) or not wanted(last, found):
         return None
     for node in found:
         if is_random(node):
@@ -208,10 +209,9 @@ class Gain:
 
     def __init__(self, gm: fx.GraphModule) -> None:
         self.order, self.outputs = list(gm.graph.nodes), gm.graph.output_node().all_input_nodes
-        self.place = {node: at for at, node in enumerate(self.order)}
-        computing = [node for node in self.order if node.op == "call_function"]
-        self.at = {node: at for at, node in enumerate(computing)}
-        self.before = curve(self.order, self.outputs)
+        self.at = {node: at for at, node in enumerate(node for node in self.order if node.op == "call_function")}
+        self.facts: Facts = {}
+        self.before = curve(self.order, self.outputs, self.facts)
 
     def check(self, plans: Plans) -> tuple[int, int]:
         """Most bytes while the stretch runs, before and after (predicted).
@@ -220,7 +220,7 @@ class Gain:
             Together: it does not pay.
         """
         every = [plans.forward] + ([plans.backward] if plans.backward else [])
-        after, moments = sliced_curve(self.order, self.outputs, every)
+        after, moments = sliced_curve(self.order, self.outputs, every, self.facts)
         own = plans.forward.own
         was = max(self.before[self.at[own[0]] : self.at[own[-1]] + 1])
         now = max(after[at] for at in moments[0])
@@ -231,10 +231,10 @@ class Gain:
         return was, now
 
 
-def write_cut(gm: fx.GraphModule, last: fx.Node, axes: Axes, parts: int) -> None:
+def write_cut(gm: fx.GraphModule, last: fx.Node, wanted: Wanted, axes: Axes, parts: int) -> None:
     """Cuts the stretch that ends in `last`, which was found to be possible; read anew, since what it reads may have been cut meanwhile. Backward
     first, for it copies what forward still holds."""
-    stretch = stretch_before(last)
+    stretch = stretch_before(last, wanted)
     assert stretch is not None
     plans = cut(stretch, axes(stretch), parts)
     if plans.backward:
