@@ -67,7 +67,9 @@ class Core:
         values = np.fromiter(itertools.chain.from_iterable(change.values() for change in changes), np.int32, int(start[-1]))
         found = np.zeros(4 * len(changes), np.int64)
         given = np.array(levels, np.int32)
-        self.library.evaluate(self._handle, _whole(given), budget, len(changes), _whole(start), _whole(which), _whole(values), _wide(found))
+        self.library.evaluate(
+            self._handle, _whole(given), budget, len(changes), _whole(start), _whole(which), _whole(values), _wide(found)
+        )
         return [Outcome(*four) for four in found.reshape(-1, 4).tolist()]
 
     def profile(self, levels: Sequence[int]) -> list[int]:

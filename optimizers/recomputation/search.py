@@ -137,9 +137,7 @@ class Search:
     def _raises(self, levels: Levels) -> list[Change]:
         """One level more: for every operator alone, and for all that are alike."""
         alone = [{at: levels[at] + 1} for at in self.choices if levels[at] < DEEPEST]
-        together = [
-            {at: levels[at] + 1 for at in group} for group in self.groups if all(levels[at] == levels[group[0]] < DEEPEST for at in group)
-        ]
+        together = [{at: levels[at] + 1 for at in group} for group in self.groups if all(levels[at] == levels[group[0]] < DEEPEST for at in group)]
         return alone + together
 
     def _gains(self, changes: Sequence[Change], levels: Levels, now: Outcome, budget: int) -> list[tuple[float, int, Change]]:
@@ -244,7 +242,6 @@ def narrow_places(problem: Problem) -> list[int]:
     return [
         at
         for at in range(1, problem.backward)
-        if width[at] == min(width[max(1, at - reach) : at + reach + 1])
-        and width[at] < max(width[max(1, at - reach) : at + reach + 1])
+        if width[at] == min(width[max(1, at - reach) : at + reach + 1]) and width[at] < max(width[max(1, at - reach) : at + reach + 1])
         and width[at] not in width[max(1, at - reach) : at]
     ]
