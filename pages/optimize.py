@@ -156,7 +156,7 @@ def step_view(catalogue: CatalogueResult, found: OptimizeResult, words: str) -> 
     seen = drawn(found, index)
     show.legend(marks=step is not None)
     with above:
-        chosen.bar(found.graphs[-1], pipeline.FUSE_NODES in known)
+        chosen.bar(found.graphs[-1], known, state.current().mode == "training")
     explained = index if step and pairs.explains(known.get(step.optimization)) else -1
     places = details_of(found, clicked, index) if (clicked := seen.get("selected")) else None
     if step is None:

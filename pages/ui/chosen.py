@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import streamlit as st
 
 from graphs.record import GraphSnapshot
@@ -31,12 +33,13 @@ def button(name: str, key: str) -> None:
     st.button(text, key=f"choose {key}", icon=f":material/{icon}:", on_click=toggle, args=(name,))
 
 
-def bar(last: GraphSnapshot, can_fuse: bool) -> None:
+def bar(last: GraphSnapshot, known: Collection[str], trains: bool) -> None:
     """The chosen nodes, each with a way out, and what can be done with them.
 
     Args:
         last: the graph at the end of the pipeline, where a new step acts.
-        can_fuse: is there an optimization that fuses nodes of one's choice?
+        known: names of the optimizations that there are.
+        trains: does the graph have a backward, for which something could be recomputed?
     """
     if not names():
         return
@@ -55,13 +58,19 @@ def bar(last: GraphSnapshot, can_fuse: bool) -> None:
                     help="Take out",
                 )
             st.button(
-                "Fuse these nodes", key="fuse chosen", type="primary", icon=":material/join_inner:", on_click=pipeline.fuse, args=(tuple(names()),),
-                disabled=not can_fuse or len(names()) < ENOUGH or bool(gone),
+                "Fuse these nodes", key="fuse chosen", type="primary", icon=":material/join_inner:", on_click=pipeline.act_on,
+                args=(pipeline.FUSE_NODES, tuple(names())), disabled=pipeline.FUSE_NODES not in known or len(names()) < ENOUGH or bool(gone),
                 help="Adds a step that makes one kernel of them; its launches are counted from the code, and its answers verified.",
             )  # fmt: skip
+            if trains:
+                st.button(
+                    "Recompute them", key="recompute chosen", icon=":material/replay:", on_click=pipeline.act_on,
+                    args=(pipeline.RECOMPUTE_NODES, tuple(names())), disabled=pipeline.RECOMPUTE_NODES not in known or bool(gone),
+                    help="Adds a step that forgets them after the forward pass and computes them again for backward; its peak is counted, and its answers verified.",
+                )  # fmt: skip
             st.button("Clear", key="clear chosen", on_click=clear)
         if gone:
             listed = ", ".join(f"`{name}`" for name in gone)
             st.caption(f"Not in the graph at the end of the pipeline, where the step would act: {listed}.")
         elif len(names()) < ENOUGH:
-            st.caption("One more at least: Ctrl+click a node in the picture, or select it and press c.")
+            st.caption("To fuse, one more at least: Ctrl+click a node in the picture, or select it and press c.")

@@ -34,10 +34,11 @@ def panel(catalogue: CatalogueResult, experiment: Experiment, offers: Sequence[O
     records = matching(catalogue.optimizations, text)
     able = [record for record in records if by_name.get(record.name) and by_name[record.name].sites]
     by_hand = [record for record in records if record not in able and any(one.kind == "nodes" for one in record.parameters)]
-    idle = [record for record in records if record not in able and record not in by_hand]
+    asked = [record for record in records if record not in by_hand and record.name not in by_name and experiment.mode in record.applies_to]
+    idle = [record for record in records if record not in (*able, *by_hand, *asked)]
     if text and not records:
         st.caption(f"No optimization has all of these words: {show.plain(text)}")
-    elif not able and not by_hand and text:
+    elif not able and not by_hand and not asked and text:
         st.caption("None of these finds anything to do on this graph.")
     elif not able and not text:
         st.caption("No optimization finds anything left to do on this graph. Below is why; another model or mode may give them work.")
@@ -45,6 +46,10 @@ def panel(catalogue: CatalogueResult, experiment: Experiment, offers: Sequence[O
     for record in by_hand:
         with st.container(border=True):
             _by_hand_card(record)
+    if asked:
+        with st.expander(f"**Looked for when you ask** :gray[{len(asked)}]", expanded=bool(text)):
+            for record in asked:
+                _asked_card(record)
     if idle:
         st.caption("Nothing to do here, and why:")
         for kind, some in by_kind(idle).items():
@@ -107,6 +112,18 @@ def _by_hand_card(record: OptimizationRecord) -> None:
         with st.popover("", icon=":material/tune:", help="Type the names instead", type="tertiary"):
             settings.fields(record, (), f"set {record.name}")
             st.button("Add", key=f"add {record.name}", type="primary", on_click=_add, args=(record,))
+        lesson(record)
+
+
+def _asked_card(record: OptimizationRecord) -> None:
+    """An optimization that searches or plans for a while: whether it finds something is known when it is a step."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(f"**{record.name}**")
+    st.caption(f"{show.sentence(record.summary)} It takes some seconds.")
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
+        st.button("Add", key=f"add {record.name}", type="primary", on_click=_add, args=(record,))
+        with st.popover("", icon=":material/tune:", help="Settings", type="tertiary"):
+            settings.fields(record, (), f"set {record.name}")
         lesson(record)
 
 

@@ -9,7 +9,7 @@ import streamlit as st
 from jobs.experiment import StepWords, parse_pipeline
 from pages.ui import state
 
-FUSE_NODES = "fuse-nodes"
+FUSE_NODES, RECOMPUTE_NODES = "fuse-nodes", "recompute-nodes"
 
 
 def append(step: StepWords) -> None:
@@ -57,9 +57,9 @@ def go_to(name: str) -> None:
     st.session_state["turn"] = st.session_state.get("turn", 0) + 1
 
 
-def fuse(nodes: Sequence[str]) -> None:
-    """One kernel for these nodes, as a new last step."""
-    append(StepWords(FUSE_NODES, (("nodes", ".".join(nodes)),)))
+def act_on(optimization: str, nodes: Sequence[str]) -> None:
+    """A new last step that acts on these nodes."""
+    append(StepWords(optimization, (("nodes", ".".join(nodes)),)))
     st.session_state["chosen nodes"] = []
 
 
