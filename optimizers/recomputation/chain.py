@@ -15,9 +15,9 @@ import functools
 import itertools
 from dataclasses import dataclass
 
-from optimizers.recomputation.evaluate import memory
+from optimizers.recomputation.evaluate import Order, memory
 from optimizers.recomputation.problem import Problem
-from optimizers.recomputation.states import NEVER, Order, Table, in_turns
+from optimizers.recomputation.states import NEVER, Table, in_turns
 
 Steps = list[int]
 
@@ -122,7 +122,7 @@ class _Best:
         steps: Steps = []
         if cost < NEVER:
             self._write_first(0, 0, steps)
-            done = {at for at in range(self.chain.length, len(self.chain.during))} - set(steps)
+            done = set(range(self.chain.length, len(self.chain.during))) - set(steps)
             steps = _with_others(steps, done, self.chain.length)
         return cost, steps
 

@@ -30,7 +30,13 @@ def built(steps: Sequence[Step], backward: int) -> Problem:
         again = at < backward
         operators.append(
             Operator(
-                f"step{at}", reads, (at,), step.cost, reads_again=reads if again else (), writes_again=(at,) if again else (), alike=f"step{at}"
+                f"step{at}",
+                reads,
+                (at,),
+                step.cost,
+                reads_again=reads if again else (),
+                writes_again=(at,) if again else (),
+                alike=f"step{at}",
             )
         )
     return Problem(tuple(operators), tuple(step.size for step in steps), (False,) * len(steps), backward)

@@ -1,4 +1,8 @@
-"""The plan for a budget: the cheapest schedule that the search finds, beside what no schedule can go below."""
+"""The plan for a budget: the cheapest schedule that the search finds, beside what no schedule can go below.
+
+Small problems are solved exactly as well (`states`), over all schedules, also those that no levels describe: what runs again before backward begins,
+or for one reader only. Where such a one is cheaper, or alone keeps to the budget, it is the plan's `cheapest`.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,28 @@ from dataclasses import dataclass
 
 from optimizers.recomputation.bound import smallest_cost, smallest_peak
 from optimizers.recomputation.core import compiled
+from optimizers.recomputation.evaluate import Order, memory, schedule
 from optimizers.recomputation.problem import Problem
 from optimizers.recomputation.search import Found, Levels, Search
+from optimizers.recomputation.states import NEVER, Explored, explore, fits
 
 WORK = 30_000_000  # operators evaluated for one budget: some seconds of the compiled core
 FOR_EACH = 200  # schedules evaluated at most for each operator that can be forgotten, and some more: small graphs need no more
 SOME = 2000
 IN_PYTHON = 100  # times slower
 NEAR = 4  # plans found before from which the search sets out again
+STATES = 200_000  # of the exact search: about two seconds
+FOR_A_STATE = 100  # operators evaluated that take as long as one state
+EXACT_SECONDS = 5.0  # the exact search is left out where less time is left
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """For each operator of the graph what runs (see `evaluate.schedule`), with its peak in bytes and its cost."""
+
+    order: Order
+    peak: int
+    cost: int
 
 
 @dataclass(frozen=True)
@@ -25,11 +43,12 @@ class Plan:
 
     Attributes:
         at: the operator at the peak.
-        peak, cost: of the plan: bytes, and the problem's unit of cost.
+        peak, cost: of the levels: bytes, and the problem's unit of cost.
         bound: a cost that no schedule within the budget stays below; None where it is not known.
         least: bytes that every schedule needs.
         ending: "fits" (the work given is done), "optimal" (the bound is reached), "time limit", or "impossible": nothing found keeps to the budget,
             and this is the smallest found.
+        cheapest: the best schedule found, that of the levels or a better one; None where nothing keeps to the budget.
     """
 
     levels: Levels
@@ -40,6 +59,7 @@ class Plan:
     bound: int | None
     least: int
     ending: str
+    cheapest: Scheduled | None
 
     @property
     def gap(self) -> float | None:
@@ -75,15 +95,31 @@ def _plan(search: Search, budget: int) -> Plan:
     problem = search.problem
     least = smallest_peak(problem)
     bound = smallest_cost(problem, budget) if least <= budget else None
-    best = _best(search, budget, bound)
+    best = _reached(search, budget, bound)
+    exact = _exactly(search, budget, best, bound)
+    if exact is not None and bound is not None and exact.bound < NEVER:
+        bound = max(bound, exact.bound)
+    if best is not None:
+        best = search.shake(best, budget, lambda found: bound is not None and found.cost <= bound)
+    found = best or search.front.smallest
     if best is None:
-        found = search.front.smallest
-        return Plan(found.levels, search.core.evaluate(found.levels).at, found.peak, found.cost, budget, bound, least, "impossible")
-    ending = "optimal" if bound is not None and best.cost <= bound else "fits" if time.monotonic() < search.deadline else "time limit"
-    return Plan(best.levels, search.core.evaluate(best.levels).at, best.peak, best.cost, budget, bound, least, ending)
+        ending = "impossible"
+    elif bound is not None and best.cost <= bound:
+        ending = "optimal"
+    else:
+        ending = "fits" if time.monotonic() < search.deadline else "time limit"
+    cheapest = _cheapest(problem, best, exact)
+    return Plan(found.levels, search.core.evaluate(found.levels).at, found.peak, found.cost, budget, bound, least, ending, cheapest)
 
 
-def _best(search: Search, budget: int, bound: int | None) -> Found | None:
+def _cheapest(problem: Problem, best: Found | None, exact: Explored | None) -> Scheduled | None:
+    if exact is not None and exact.order is not None:
+        return Scheduled(exact.order, max(memory(problem, exact.order)), exact.cost)
+    return None if best is None else Scheduled(schedule(problem, best.levels), best.peak, best.cost)
+
+
+def _reached(search: Search, budget: int, bound: int | None) -> Found | None:
+    """The best of what was found before and of what half of the work finds from there."""
     enough = search.front.within(budget)
     if enough is not None and enough.cost <= (bound or 0):
         return enough
@@ -94,10 +130,17 @@ def _best(search: Search, budget: int, bound: int | None) -> Found | None:
             break
         search.reach(start, budget)
     search.limit = whole
-    best = search.front.within(budget)
-    if best is None:
+    return search.front.within(budget)
+
+
+def _exactly(search: Search, budget: int, best: Found | None, bound: int | None) -> Explored | None:
+    """The exact search for what is cheaper than the best so far; None where it is not asked."""
+    if bound is None or (best is not None and best.cost <= bound) or not fits(search.problem):
         return None
-    return search.shake(best, budget, lambda found: bound is not None and found.cost <= bound)
+    if search.deadline - time.monotonic() < EXACT_SECONDS:
+        return None
+    limit = min(STATES, (search.limit - search.work) // FOR_A_STATE)
+    return explore(search.problem, budget, limit, NEVER if best is None else best.cost)
 
 
 def _starts(search: Search, budget: int) -> list[Levels]:

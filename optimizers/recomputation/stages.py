@@ -15,13 +15,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from optimizers.recomputation.evaluate import Run
+from optimizers.recomputation.evaluate import Order, Run
 from optimizers.recomputation.problem import Problem
 from optimizers.recomputation.states import Table
 
 CLOSE = 1e-4
 SOLVERS = ("highs", "sat")
-Order = tuple[tuple[Run, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,9 @@ class _Program:
         self.makers = self.table.makers()
         self.during, self.between = self.table.others()
         self.later = list(self.table.later())
-        self.unit = math.gcd(*self.problem.sizes, *self.during, *self.between, *(one.temporary_again for one in self.problem.operators)) or 1
+        self.unit = (
+            math.gcd(*self.problem.sizes, *self.during, *self.between, *(one.temporary_again for one in self.problem.operators)) or 1
+        )
         self.dearest = math.gcd(*(self.problem.operators[at].cost for at in self.problem.choices)) or 1
         for stage in range(len(self.problem.operators)):
             self._numbers(stage)
@@ -127,7 +128,9 @@ class _Program:
             self._add(total == now)
             temporary = 0 if at == stage else self.problem.operators[at].temporary_again // self.unit
             self._add(total + self._run(stage, at) * temporary <= most)
-            bytes_ = total - sum(self._free(stage, storage, at, running[place + 1 :]) * (sizes[storage] // self.unit) for storage in self._touched(stage, at))
+            bytes_ = total - sum(
+                self._free(stage, storage, at, running[place + 1 :]) * (sizes[storage] // self.unit) for storage in self._touched(stage, at)
+            )
 
     def _touched(self, stage: int, at: int) -> list[int]:
         return list(dict.fromkeys((*self._read(stage, at), *self._made(stage, at))))

@@ -20,15 +20,13 @@ from typing import Any
 import numpy as np
 
 from optimizers import native
-from optimizers.recomputation.evaluate import Run
+from optimizers.recomputation.evaluate import Order, Run
 from optimizers.recomputation.problem import Problem
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 MOST_STORAGES = 64  # bits of a word
 NEVER = 1 << 60
 LONGEST = 4000  # operators of a schedule
-
-Order = tuple[tuple[Run, ...], ...]
 
 
 @dataclass(frozen=True)
