@@ -20,6 +20,7 @@ from optimizers.recomputation.stages import solve
 from optimizers.recomputation.states import NEVER, explore, fits
 
 SEARCH = 3_000_000  # operators evaluated by the search that everything starts from
+SHORTEST = 0.1  # seconds for a solver; none at all would be no limit to it
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,10 @@ def _in_stages(problem: Problem, budget: int, seconds: float, solvers: Sequence[
     staged, end = bound, time.monotonic() + seconds
     for number, solver in enumerate(solvers):
         cost = NEVER if best is None else cost_of(problem, best)
-        if cost <= staged or staged >= NEVER:
+        share = (end - time.monotonic()) / (len(solvers) - number)
+        if cost <= staged or staged >= NEVER or share < SHORTEST:
             break
-        solved = solve(problem, budget, solver, max(0.0, end - time.monotonic()) / (len(solvers) - number), best)
+        solved = solve(problem, budget, solver, share, best)
         staged = max(staged, int(min(solved.bound, NEVER)))
         if solved.order is not None and cost_of(problem, solved.order) < cost:
             best = solved.order

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optimizers.recomputation.problem import Operator, Problem
 
@@ -94,3 +94,12 @@ def tangled(forward: int, seed: int, largest: int = 9) -> Problem:
         reads = sorted(chance.sample(near, min(len(near), chance.choice((1, 1, 2, 2, 3)))))
         steps.append(Step(tuple(reads), chance.randint(1, largest), chance.randint(1, largest)))
     return trained(steps)
+
+
+def paused(problem: Problem) -> tuple[Problem, int]:
+    """The problem with a pause between forward and backward, and the bytes that the pause needs. They are more than all else together, so a plan for
+    them and n bytes keeps at most n bytes between forward and backward, and no other moment matters. Planners that know no peak plan for that."""
+    needed = sum(problem.sizes) + max(max(one.temporary, one.temporary_again) for one in problem.operators)
+    pause = Operator("pause", (), (), 0, needed)
+    operators = (*problem.operators[: problem.backward], pause, *problem.operators[problem.backward :])
+    return replace(problem, operators=operators, nodes=(), storage={}), needed

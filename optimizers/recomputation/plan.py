@@ -23,7 +23,7 @@ FOR_EACH = 200  # schedules evaluated at most for each operator that can be forg
 SOME = 2000
 IN_PYTHON = 100  # times slower
 NEAR = 4  # plans found before from which the search sets out again
-STATES = 200_000  # of the exact search: about two seconds
+STATES = 100_000  # of the exact search: about a second
 FOR_A_STATE = 100  # operators evaluated that take as long as one state
 EXACT_SECONDS = 5.0  # the exact search is left out where less time is left
 
@@ -88,15 +88,15 @@ def plans(problem: Problem, budgets: Sequence[int], work: int = WORK, seconds: f
     search.offer_starts()
     for budget in budgets:
         search.limit = search.work + share
-        yield _plan(search, budget)
+        yield _plan(search, budget, min(STATES, work // FOR_A_STATE))
 
 
-def _plan(search: Search, budget: int) -> Plan:
+def _plan(search: Search, budget: int, states: int) -> Plan:
     problem = search.problem
     least = smallest_peak(problem)
     bound = smallest_cost(problem, budget) if least <= budget else None
     best = _reached(search, budget, bound)
-    exact = _exactly(search, budget, best, bound)
+    exact = _exactly(search, budget, states, best, bound)
     if exact is not None and bound is not None and exact.bound < NEVER:
         bound = max(bound, exact.bound)
     if best is not None:
@@ -133,14 +133,13 @@ def _reached(search: Search, budget: int, bound: int | None) -> Found | None:
     return search.front.within(budget)
 
 
-def _exactly(search: Search, budget: int, best: Found | None, bound: int | None) -> Explored | None:
+def _exactly(search: Search, budget: int, states: int, best: Found | None, bound: int | None) -> Explored | None:
     """The exact search for what is cheaper than the best so far; None where it is not asked."""
     if bound is None or (best is not None and best.cost <= bound) or not fits(search.problem):
         return None
     if search.deadline - time.monotonic() < EXACT_SECONDS:
         return None
-    limit = min(STATES, (search.limit - search.work) // FOR_A_STATE)
-    return explore(search.problem, budget, limit, NEVER if best is None else best.cost)
+    return explore(search.problem, budget, states, NEVER if best is None else best.cost)
 
 
 def _starts(search: Search, budget: int) -> list[Levels]:

@@ -47,10 +47,9 @@ def solve(problem: Problem, budget: int, solver: str, seconds: float, start: Ord
     status = asked.solve(program.model)
     if status in (model_builder.SolveStatus.INFEASIBLE, model_builder.SolveStatus.MODEL_INVALID):
         return Solved(None, math.inf)
-    found = status in (model_builder.SolveStatus.OPTIMAL, model_builder.SolveStatus.FEASIBLE)
-    bound = asked.best_objective_bound if found or status == model_builder.SolveStatus.NOT_SOLVED else 0.0
-    order = program.order(asked) if found else None
-    return Solved(order, max(0, math.ceil(bound * program.dearest - CLOSE)) if math.isfinite(bound) else 0)
+    if status not in (model_builder.SolveStatus.OPTIMAL, model_builder.SolveStatus.FEASIBLE):
+        return Solved(None, 0)  # OR-Tools gives out no bound without a solution
+    return Solved(program.order(asked), max(0, math.ceil(asked.best_objective_bound - CLOSE) * program.dearest))
 
 
 @dataclass
