@@ -145,20 +145,20 @@ def test_chains_have_the_published_optima(length: int, budget: int, cost: int) -
         assert len(problem.operators) + states.explore(problem, budget, 100_000).cost == cost
 
 
-def test_dynamic_programming_is_never_below_the_optimum_and_seldom_above() -> None:
+def test_dynamic_programming_is_never_below_the_optimum_and_mostly_equal() -> None:
     equal = 0
     for seed in range(12):
         problem = uneven(7, seed)
         for budget in budgets(problem):
             found, best = chain.cheapest(problem, budget), states.explore(problem, budget, 100_000)
             if found is None:
-                assert best.order is None or best.cost > 0  # what is not persistent may do with less
-                continue
+                continue  # what is not persistent may do with less
             assert valid(problem, found.order, budget) == found.cost >= best.cost
             equal += found.cost == best.cost
     assert equal >= 20
-    assert not chain.is_chain(u_net(2))
-    assert chain.cheapest(u_net(2), 1000) is None
+    for other in (u_net(2), *(tangled(12, seed) for seed in range(10))):
+        assert not chain.is_chain(other)
+        assert chain.cheapest(other, 1000) is None
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -361,13 +361,25 @@ AC = {
 }
 
 
+def captured(stated: Budgets) -> Problem:
+    source = Example(lambda: Products(stated.function, *stated.shapes), lambda: (torch.ones(1),)).source()
+    return problem_of(capture(source, "training", "cpu").program.gm, "cpu", "operations")
+
+
+def test_a_captured_chain_is_one() -> None:
+    problem = captured(AC["even chain"])
+    for budget in budgets(problem, (0.8, 0.9)):
+        found = chain.cheapest(problem, budget)
+        assert found is not None
+        assert valid(problem, found.order, budget) == states.explore(problem, budget, 100_000).cost > 0
+
+
 @pytest.mark.parametrize("name", AC)
 def test_no_row_of_pytorch_s_budgets_is_better(name: str) -> None:
     """Their budget is of what waits between forward and backward, and so is ours here: a pause there needs all other memory. What is run again is
     counted in products, as they count; elementwise operators are far less than one."""
     stated = AC[name]
-    source = Example(lambda: Products(stated.function, *stated.shapes), lambda: (torch.ones(1),)).source()
-    problem, pause = paused(problem_of(capture(source, "training", "cpu").program.gm, "cpu", "operations"))
+    problem, pause = paused(captured(stated))
     assert round((evaluate_in_python(problem, [0] * len(problem.operators), 0).peak - pause) / MIB, 1) == stated.kept
     for kept, products in stated.rows:
         budget = pause + kept * MIB + 1024  # some scalars, which they round away

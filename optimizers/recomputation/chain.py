@@ -20,6 +20,7 @@ from optimizers.recomputation.problem import Problem
 from optimizers.recomputation.states import NEVER, Table, in_turns
 
 Steps = list[int]
+LOSS = 4  # operators at the end of forward that need not belong to the chain
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def cheapest(problem: Problem, budget: int) -> ChainPlan | None:
 class _Chain:
     """Attributes:
     length: of forward; sizes, cost, temporary: of its operators.
-    readers: of each result, the later operators of which it is the farthest that they read; two: do they read the one before too?
+    readers: of each result, the later operators of which it is the farthest that they read, and those before them that read no result; rest: after all.
+    two: do they read the one before too?
     during, between: bytes of everything else while an operator runs for the first time, and right before.
     """
 
@@ -62,34 +64,39 @@ class _Chain:
     temporary: tuple[int, ...]
     readers: tuple[tuple[int, ...], ...]
     two: tuple[bool, ...]
+    rest: tuple[int, ...]
     during: tuple[int, ...]
     between: tuple[int, ...]
 
     @staticmethod
     def of(problem: Problem) -> _Chain | None:
-        """The longest chain that begins the problem and is one; the loss at its end is often none."""
+        """All of forward, or all but some last operators: the loss is often no chain, and never forgotten here."""
         longest = next((at for at in range(problem.backward) if not _linked(problem, at)), problem.backward)
-        return next((found for length in range(longest, max(0, longest - 2), -1) if (found := _Chain._of(problem, length))), None)
+        return next(
+            (found for length in range(longest, max(0, problem.backward - 1 - LOSS), -1) if (found := _Chain._of(problem, length))), None
+        )
 
     @staticmethod
     def _of(problem: Problem, length: int) -> _Chain | None:
         operators = problem.operators
         readers: list[list[int]] = [[] for _ in range(length)]
-        two, before = [False] * length, length - 1
+        two, before, waiting = [False] * length, length - 1, list[int]()
         for at in range(length, len(operators)):
             read = sorted(storage for storage in operators[at].reads if storage < length)
+            waiting.append(at)
             if not read:
                 continue
             if read[-1] > before or read[-1] - read[0] > 1:
                 return None
             before = read[-1]
-            readers[before].append(at)
+            readers[before] += waiting
             two[before] |= len(read) == 2
+            waiting = []
         during, between = _Chain._others(problem, length)
         sizes = tuple(problem.sizes[:length])
         cost = tuple(one.cost for one in operators[:length])
         temporary = tuple(one.temporary_again for one in operators[:length])
-        return _Chain(length, sizes, cost, temporary, tuple(map(tuple, readers)), tuple(two), during, between)
+        return _Chain(length, sizes, cost, temporary, tuple(map(tuple, readers)), tuple(two), tuple(waiting), during, between)
 
     @staticmethod
     def _others(problem: Problem, length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -118,13 +125,13 @@ class _Best:
 
     def whole(self) -> tuple[int, Steps]:
         """Cost, and operators in order."""
+        if any(self.chain.during[at] > self.budget for at in self.chain.rest):
+            return NEVER, []
         cost = self.first(0, 0)[0]
         steps: Steps = []
         if cost < NEVER:
             self._write_first(0, 0, steps)
-            done = set(range(self.chain.length, len(self.chain.during))) - set(steps)
-            steps = _with_others(steps, done, self.chain.length)
-        return cost, steps
+        return cost, [*steps, *self.chain.rest]
 
     # ------------------------------------------------------------ the first time
 
@@ -206,17 +213,3 @@ class _Best:
                 return
             self._write(k + 1, t, held + self.chain.sizes[k], there, steps)
             self._write(s, k, held, True, steps)
-
-
-def _with_others(steps: Steps, others: set[int], length: int) -> Steps:
-    """Puts the operators that read nothing of the chain to their places: as soon as all before them ran."""
-    found: Steps = []
-    following = 0
-    for at in steps:
-        if at == following or at in others:
-            following += 1
-        found.append(at)
-        while following in others:
-            found.append(following)
-            following += 1
-    return found
