@@ -31,6 +31,19 @@ class Lifetime(msgspec.Struct, frozen=True):
     phase: str
 
 
+class Held(msgspec.Struct, frozen=True):
+    """One storage and all that keeps it: it appears at position `start`, and is there while each of the positions `uses` is still to come or runs.
+
+    Among the uses are its own node and its views; an output of the graph is used at the last position.
+    """
+
+    name: str
+    start: int
+    uses: tuple[int, ...]
+    bytes: int
+    phase: str
+
+
 class MemoryCurve(msgspec.Struct, frozen=True):
     """Allocated bytes while each node runs, the peak, and the position of the peak."""
 
@@ -41,8 +54,13 @@ class MemoryCurve(msgspec.Struct, frozen=True):
 
 def lifetimes(nodes: Sequence[NodeRecord], outputs: Sequence[str]) -> list[Lifetime]:
     """Lifetimes of every storage that the graph itself allocates, in order of allocation."""
+    return [Lifetime(held.name, held.start, max(held.uses), held.bytes, held.phase) for held in holdings(nodes, outputs)]
+
+
+def holdings(nodes: Sequence[NodeRecord], outputs: Sequence[str]) -> list[Held]:
+    """Every storage that the graph itself allocates, in order of allocation, and what keeps it."""
     position = _first_positions(nodes)
-    last = _last_use(nodes, outputs)
+    uses = _uses(nodes, outputs)
     parts: dict[str, int] = {}
     for node in nodes:
         if _is_part(node):
@@ -54,12 +72,12 @@ def lifetimes(nodes: Sequence[NodeRecord], outputs: Sequence[str]) -> list[Lifet
         if position[node.name] < index and node.target.removeprefix("higher_order.") not in FILLS:
             continue  # it gives out the very tensors that its body made
         if _is_part(node):
-            found.append(Lifetime(node.name, position[node.inputs[0]], last[node.name], node.bytes, node.phase))
+            found.append(Held(node.name, position[node.inputs[0]], tuple(uses[node.name]), node.bytes, node.phase))
         elif node.name in parts or node.shape is None:
-            found.append(Lifetime(node.name, index, index, node.bytes - parts.get(node.name, 0), node.phase))
+            found.append(Held(node.name, index, (index,), node.bytes - parts.get(node.name, 0), node.phase))
         else:
-            found.append(Lifetime(node.name, position[node.name], last[node.name], node.bytes, node.phase))
-    return [life for life in found if life.bytes > 0]
+            found.append(Held(node.name, position[node.name], tuple(uses[node.name]), node.bytes, node.phase))
+    return [held for held in found if held.bytes > 0]
 
 
 def _is_part(node: NodeRecord) -> bool:
@@ -83,19 +101,19 @@ def _holder(reader: str, read: str) -> str:
     return scope + reader[len(scope) :].partition("/")[0] if reader.startswith(scope) else reader
 
 
-def _last_use(nodes: Sequence[NodeRecord], outputs: Sequence[str]) -> dict[str, int]:
-    """Position of the last reader by storage. Reading a part does not keep its siblings."""
+def _uses(nodes: Sequence[NodeRecord], outputs: Sequence[str]) -> dict[str, list[int]]:
+    """Positions of everything that keeps a storage, by its name. Reading a part does not keep its siblings."""
     owner = {node.name: node.storage for node in nodes}
     position = {node.name: index for index, node in enumerate(nodes)}
-    last: dict[str, int] = {}
+    found: dict[str, list[int]] = {}
     for index, node in enumerate(nodes):
-        last[owner[node.name]] = max(index, last.get(owner[node.name], 0))
+        found.setdefault(owner[node.name], []).append(index)
         for name in node.inputs:
             until = position[_holder(node.name, name)] if "/" in node.name else index
-            last[owner[name]] = max(until, last.get(owner[name], 0))
+            found.setdefault(owner[name], []).append(until)
     for name in outputs:
-        last[owner[name]] = len(nodes) - 1
-    return last
+        found[owner[name]].append(len(nodes) - 1)
+    return found
 
 
 def memory_curve(nodes: Sequence[NodeRecord], outputs: Sequence[str]) -> MemoryCurve:

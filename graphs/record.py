@@ -127,12 +127,13 @@ class GraphSnapshot(msgspec.Struct, frozen=True):
 
 
 class Diff(msgspec.Struct, frozen=True):
-    """What a step did to the nodes of a graph, by name."""
+    """What a step did to the nodes of a graph, by name. A node that moved runs earlier or later among those that are in both graphs."""
 
     removed: tuple[str, ...]
     added: tuple[str, ...]
     changed: tuple[str, ...]
     kept: int
+    moved: tuple[str, ...] = ()
 
 
 class CaptureReport(msgspec.Struct, frozen=True):

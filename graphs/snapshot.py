@@ -47,6 +47,13 @@ def _results(program: Program) -> dict[str, str]:
     return meaning
 
 
+def graph_records(gm: fx.GraphModule) -> tuple[tuple[NodeRecord, ...], tuple[str, ...]]:
+    """Nodes and outputs of a graph whose inputs nobody has named: what an optimization needs to count memory while it looks."""
+    writer = _Writer({})
+    writer.write(gm.graph, _Scope())
+    return tuple(writer.records), tuple(node.name for node in gm.graph.output_node().all_input_nodes)
+
+
 def body_snapshot(body: fx.GraphModule) -> GraphSnapshot:
     """The graph inside of a region, without the modules that its nodes come from: what it reads stands as placeholders."""
     writer = _Writer({node.name: ("activation", node.name) for node in body.graph.find_nodes(op="placeholder")})

@@ -10,7 +10,7 @@ import msgspec
 from graphs.lifetimes import Lifetime
 from graphs.record import CaptureReport, EntryRecord, GraphSnapshot, KernelRecord, SeamReport
 from optimizers.arena.record import ArenaPlan, GreedyPlan
-from optimizers.record import Offer, OptimizationRecord, PairRecord, StepRecord
+from optimizers.record import BudgetFront, Offer, OptimizationRecord, PairRecord, StepRecord
 from profiler.record import Device, Measurement
 
 
@@ -86,6 +86,19 @@ class Arena(msgspec.Struct, frozen=True, tag=True):
     alignment: int = 1
 
 
+class Budget(msgspec.Struct, frozen=True, tag=True):
+    """Asks for what the graph after the pipeline could do about its peak: steps to add, with the peak and the predicted time after them.
+
+    Attributes:
+        rungs: budgets for which recomputation is planned, tenths of the peak downwards; 0 for what is known at once.
+        approximate: with steps that change the answers.
+    """
+
+    words: str
+    rungs: int
+    approximate: bool = False
+
+
 class Sleep(msgspec.Struct, frozen=True, tag=True):
     """Asks the worker to wait, with progress; for tests of cancelling and time limits."""
 
@@ -98,7 +111,7 @@ class Crash(msgspec.Struct, frozen=True, tag=True):
     signal: int = 9
 
 
-AboutModel = Explore | Inspect | Optimize | Measure | Seams | Kernels | Pairs | Arena
+AboutModel = Explore | Inspect | Optimize | Measure | Seams | Kernels | Pairs | Arena | Budget
 Request = Catalogue | AboutModel | Sleep | Crash
 
 
@@ -191,6 +204,10 @@ class ArenaResult(msgspec.Struct, frozen=True, tag=True):
     greedy: tuple[GreedyPlan, ...]
 
 
+class BudgetResult(msgspec.Struct, frozen=True, tag=True):
+    front: BudgetFront
+
+
 class Empty(msgspec.Struct, frozen=True, tag=True):
     """Nothing to say."""
 
@@ -205,6 +222,7 @@ Result = (
     | KernelsResult
     | PairsResult
     | ArenaResult
+    | BudgetResult
     | Empty
 )
 

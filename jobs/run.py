@@ -35,6 +35,8 @@ from jobs.record import (
     AboutModel,
     Arena,
     ArenaResult,
+    Budget,
+    BudgetResult,
     Catalogue,
     CatalogueResult,
     Explore,
@@ -58,6 +60,7 @@ from jobs.record import (
     SeamsResult,
 )
 from optimizers.arena import buffers_of, greedy_plans, plan
+from optimizers.budget import budget_front
 from optimizers.catalog import catalog, named, parse_settings
 from optimizers.pipeline import Applied, apply, offers
 from optimizers.verify import Judge
@@ -124,6 +127,8 @@ def perform(request: Request, sources: Sources, on_progress: Tell) -> Result:
         return _fusions(request, experiment, live, on_progress)
     if isinstance(request, Arena):
         return _arena(request, experiment, live, on_progress)
+    if isinstance(request, Budget):
+        return _budget(request, experiment, live, on_progress)
     applied = _applied(experiment, live, on_progress, 0.4 if isinstance(request, Measure) else 0.9)
     if isinstance(request, Measure):
         measurement = _measured(experiment, live, applied, request.every_step, on_progress)
@@ -218,6 +223,15 @@ def _arena(request: Arena, experiment: Experiment, live: Live, tell: Tell) -> Ar
         return ArenaResult(lives, plan(buffers, seconds=request.seconds, alignment=request.alignment), found)
     smallest = min(one.size for one in found)  # the planner ends where a greedy order reaches it, so it does not search
     return ArenaResult(lives, plan(buffers, smallest, GREEDY_LIMIT_S, request.alignment), found)
+
+
+def _budget(request: Budget, experiment: Experiment, live: Live, tell: Tell) -> BudgetResult:
+    """Pipelines that lower the peak of the last graph."""
+    applied = _applied(experiment, live, tell, 0.4)
+    program, graph = (applied[-1].program, applied[-1].snapshot) if applied else (live.program, live.snapshot)
+    return BudgetResult(
+        budget_front(program, graph, request.rungs, request.approximate, lambda share: tell(Progress("planning for budgets", share)))
+    )
 
 
 def _source(experiment: Experiment, sources: Sources) -> tuple[AnySource, CaptureOptions]:

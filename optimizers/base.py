@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from graphs.options import CaptureOptions
 from graphs.randomness import is_random as is_random
 from graphs.sources.base import ModelSource
 from optimizers.record import Claim, Exactness, OptimizationRecord, PairRecord, Parameter
@@ -42,7 +43,7 @@ class Miss:
 
 @dataclass(frozen=True)
 class Example:
-    """A small model with the number of matches expected in it, or, for a refusal, a part of the reason given."""
+    """A small model with the number of matches expected in it, or, for a refusal, a part of the reason given. `options` are of its capture."""
 
     model: Callable[[], nn.Module]
     inputs: Callable[[], tuple[Any, ...]]
@@ -50,6 +51,7 @@ class Example:
     matches: int = 0
     reason: str = ""
     settings: dict[str, str] = field(default_factory=dict)
+    options: CaptureOptions = CaptureOptions()
 
     def source(self) -> ModelSource:
         return ModelSource("example", self.model, self.inputs, None, ())

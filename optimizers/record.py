@@ -163,6 +163,40 @@ class StepRecord(msgspec.Struct, frozen=True):
     search: SearchRecord | None = None
 
 
+class BudgetPoint(msgspec.Struct, frozen=True):
+    """Steps that may be added to a pipeline, and what the graph is after them.
+
+    Attributes:
+        words: the steps, in order; none is the graph as it is.
+        peak: counted bytes.
+        seconds: predicted for one run, on a machine of the device's class.
+        exactness: of the least exact step.
+        bound: predicted seconds that no recomputation after the same other steps does with less than, at this budget; 0 where unknown.
+    """
+
+    words: tuple[str, ...]
+    peak: int
+    seconds: float
+    exactness: Exactness
+    bound: float = 0.0
+
+
+class BudgetFront(msgspec.Struct, frozen=True):
+    """Points of which none is better than another in both, largest peak first.
+
+    Attributes:
+        now: the graph as it is, which may be among them.
+        tried: how many were found in all.
+        held: what is there at the smallest peak: nodes with their bytes, largest first; at: the node that runs then.
+    """
+
+    now: BudgetPoint
+    points: tuple[BudgetPoint, ...]
+    tried: int
+    at: str = ""
+    held: tuple[tuple[str, int], ...] = ()
+
+
 class Offer(msgspec.Struct, frozen=True):
     """What an optimization could do on a graph: the places, and the near-misses."""
 

@@ -12,7 +12,7 @@ import streamlit as st
 from graphs.memory import SAVED, Holding
 from graphs.record import GraphSnapshot
 from jobs.record import Optimize, OptimizeResult
-from pages.ui import choose, memory_allocator, memory_arena, memory_change, memory_owners, memory_saved, show, state, work
+from pages.ui import choose, memory_allocator, memory_arena, memory_budget, memory_change, memory_owners, memory_saved, show, state, work
 from pages.ui.graph_view import graph_view, wish
 from pages.ui.memory_sides import Side, Sizes, is_resident, side_of
 from pages.ui.pipeline import chosen_step
@@ -209,6 +209,7 @@ def go_to(name: str) -> None:
 
 
 SECTIONS: dict[str, Section] = {
+    "Budget": lambda views: memory_budget.panel(views.words, views.step),
     "Who owns the peak": lambda views: memory_owners.panel(views.shown, go_to),
     "Held at the cursor": lambda views: memory_owners.at_cursor(views.shown, st.session_state[AT], go_to),
     "Before and after": lambda views: memory_change.panel(views.captured, views.shown, views.step),
@@ -219,8 +220,8 @@ SECTIONS: dict[str, Section] = {
 
 def sections(views: Views) -> None:
     """One section at a time, since some take a while."""
-    chosen = st.segmented_control("Look at", list(SECTIONS), key=SECTION, default=next(iter(SECTIONS)), required=True)
-    SECTIONS[chosen or next(iter(SECTIONS))](views)
+    chosen = st.segmented_control("Look at", list(SECTIONS), key=SECTION, default="Who owns the peak", required=True)
+    SECTIONS[chosen or "Who owns the peak"](views)
 
 
 main()

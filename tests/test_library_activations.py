@@ -54,7 +54,7 @@ KERNELS = ("aten.gelu", "aten.silu", "aten.mish")
 @pytest.mark.parametrize("mode", ["inference", "training"])
 @pytest.mark.parametrize(("optimization", "spelling"), CASES)
 def test_every_spelling_becomes_one_kernel_each_way(optimization: str, spelling: str, mode: str) -> None:
-    for dtype in (torch.float32, torch.float64, torch.bfloat16) if mode == "training" else (torch.bfloat16,):
+    for dtype in (torch.float32, torch.bfloat16) if mode == "training" else (torch.bfloat16,):
         result = applied(program_of((GELU | SILU)[spelling], mode, dtype), optimization)
         assert len(result.step.matches) == 1, (dtype, result.step.misses)
         assert result.step.verdict.kind in ("bitwise", "rounding"), (dtype, result.step.verdict)

@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 from graphs.memory import memory_of
 from jobs.client import Client
 from jobs.experiment import parse
-from jobs.record import Optimize, OptimizeResult
+from jobs.record import Budget, BudgetResult, Optimize, OptimizeResult
 from pages.ui import show
 from tests.test_pages import opened, settle, texts
 
@@ -49,3 +49,24 @@ def choose(app: AppTest, section: str) -> None:
 @pytest.mark.usefixtures("default_client")
 def test_an_inference_graph_says_that_nothing_is_saved() -> None:
     assert "Nothing is saved for backward: this graph has no backward pass" in texts(opened("model=zoo/mlp&device=cpu", "memory"))
+
+
+@pytest.mark.usefixtures("default_client")
+def test_a_budget_leads_to_the_cheapest_steps_that_keep_to_it(client: Client) -> None:
+    words = "model=zoo/chain&mode=training&depth=6&width=16&batch=256&device=cpu"
+    app = opened(words, "memory")
+    choose(app, "Budget")
+    front = cast(BudgetResult, client.run(Budget(parse(words).words, 9))).front
+    assert len(front.points) > 2
+    point = front.points[-1]
+    app.select_slider[0].set_value(point.peak)
+    settle(app)
+    peak = next(metric for metric in app.metric if metric.label == "Peak · counted")
+    assert peak.value == show.size(point.peak)
+    app.button(key="budget take").click()
+    settle(app)
+    taken = "".join(app.query_params["pipeline"])
+    assert taken == ",".join(point.words)
+    found = cast(OptimizeResult, client.run(Optimize(parse(f"{words}&pipeline={taken}").words)))
+    assert found.graphs[-1].totals.peak_bytes <= point.peak
+    assert found.steps[-1].verdict.kind == "bitwise"

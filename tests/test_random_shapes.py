@@ -122,7 +122,7 @@ def broken_promises(optimization: Optimization, example: Example, variation: Var
     if not runs(source, mode):
         return None
     try:
-        program = capture(source, mode, "cpu").program
+        program = capture(source, mode, "cpu", example.options).program
     except CaptureError:
         return None
     matched = {optimization.name: 0}

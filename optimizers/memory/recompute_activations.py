@@ -6,7 +6,7 @@ Training keeps the activations of every block from forward until backward comes 
 ## What changes
 Blocks are taken `every` at a time. Of each group only the input is kept; right before its backward the forward of the group
 runs again (Chen et al. 2016, *Training Deep Nets with Sublinear Memory Cost*, section 4). For the price of one more forward the
-kept activations grow with the square root of the depth when `every` is near that root.
+kept activations grow with the square root of the depth when `every` is near that root, which 0 takes.
 
 ## When it does not apply
 The last group is needed at once: recomputing it would cost time and free nothing. A random draw (dropout) is kept, for a second draw
@@ -19,6 +19,7 @@ peak is not where activations are kept, as *Memory over time* on the page Explor
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 
@@ -48,6 +49,7 @@ def find(gm: fx.GraphModule, every: int) -> Iterator[Match | Miss]:
         yield Miss(forward[0], "The model has no repeated blocks (modules numbered 0, 1, …) to take as checkpoints.")
         return
     names = list(blocks)
+    every = every or round(math.sqrt(len(names)))
     groups = [names[start : start + every] for start in range(0, len(names), every)]
     for index, group in enumerate(groups):
         inside = {node for name in group for node in blocks[name]}
@@ -119,5 +121,5 @@ OPTIMIZATION = Optimization(
         Example(lambda: _Chain(0.5), _inputs, "training", reason="second draw"),
     ),
     exactness="bitwise",
-    parameters=(Parameter("every", 2, 1, 1000, "blocks between two kept activations"),),
+    parameters=(Parameter("every", 2, 0, 1000, "blocks between two kept activations; 0 for the root of their number"),),
 )

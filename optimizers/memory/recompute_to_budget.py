@@ -24,7 +24,7 @@ curve becomes flat: a plan for a budget fills it from end to end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, fx, nn
@@ -115,7 +115,7 @@ class _Deep(nn.Module):
         return x
 
 
-def _inputs() -> Sequence[Tensor]:
+def _inputs() -> tuple[Tensor]:
     return (torch.randn(256, 8),)
 
 

@@ -6,7 +6,7 @@ The cost within a budget: take a storage that backward reads itself. At every op
 is there, or its operator runs again at least once; and for each operator on the way to it, something on that way is there, or that one
 runs again too. So at each operator, the smallest on such a way that is kept, and what must be, fit the budget. The cheapest choice of what runs
 again that fits everywhere is a bound for every schedule. It is a linear program with one number between 0 and 1 for each
-operator (HiGHS, by OR-Tools). A storage counts on one way only, for one that is kept serves all.
+operator (GLOP, of OR-Tools). A storage counts on one way only, for one that is kept serves all.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def smallest_cost(problem: Problem, budget: int, seconds: float = 5.0) -> int | 
         model.add(sum(there) <= (budget - must[row]) / unit)
     dearest = max(1, *(problem.operators[at].cost for at in operators))
     model.minimize(sum(runs[at] * (problem.operators[at].cost / dearest) for at in operators))
-    solver = model_builder.Solver("highs")
+    solver = model_builder.Solver("glop")
     solver.enable_output(False)
     solver.set_time_limit_in_seconds(seconds)
     if solver.solve(model) != model_builder.SolveStatus.OPTIMAL:

@@ -1,5 +1,8 @@
 """The plan for a budget: the cheapest schedule that the search finds, beside what no schedule can go below.
 
+The search climbs down to its budget on fixed rungs, tenths of the peak as it is, with the same work on each. So a plan found on a rung, or among
+the starts, is found again by whoever asks for its peak: what a front shows is what its pipeline gives, or better.
+
 Small problems are solved exactly as well (`states`), over all schedules, also those that no levels describe: what runs again before backward begins,
 or for one reader only. Where such a one is cheaper, or alone keeps to the budget, it is the plan's `cheapest`.
 """
@@ -18,10 +21,12 @@ from optimizers.recomputation.problem import Problem
 from optimizers.recomputation.search import Found, Levels, Search
 from optimizers.recomputation.states import NEVER, Explored, explore, fits
 
-WORK = 30_000_000  # operators evaluated for one budget: some seconds of the compiled core
-FOR_EACH = 200  # schedules evaluated at most for each operator that can be forgotten, and some more: small graphs need no more
-SOME = 2000
+RUNGS = tuple(tenth / 10 for tenth in range(9, 0, -1))
+RUNG = 5_000_000  # operators evaluated on one: half a second of the compiled core
+WORK = 25_000_000  # and for the budget itself
 IN_PYTHON = 100  # times slower
+FOR_EACH = 800  # schedules evaluated at most for each operator that can be forgotten, and some more: small graphs need no more
+SOME = 2000
 NEAR = 4  # plans found before from which the search sets out again
 STATES = 100_000  # of the exact search: about a second
 FOR_A_STATE = 100  # operators evaluated that take as long as one state
@@ -74,7 +79,7 @@ def plan(problem: Problem, budget: int, work: int = WORK, seconds: float = math.
 
     Args:
         budget: bytes.
-        work: operators that may be evaluated; what decides, so that the same problem has the same plan on every machine.
+        work: operators that may be evaluated for it below its rung; what decides, so that the same problem has the same plan on every machine.
         seconds: of wall time, after which the best so far is taken.
     """
     return next(plans(problem, [budget], work, seconds))
@@ -82,68 +87,95 @@ def plan(problem: Problem, budget: int, work: int = WORK, seconds: float = math.
 
 def plans(problem: Problem, budgets: Sequence[int], work: int = WORK, seconds: float = math.inf) -> Iterator[Plan]:
     """A plan for each budget, in the order given: largest first is best, for each sets out from those before. Costs never fall as budgets do."""
-    search = Search(problem, time.monotonic() + seconds)
-    share = work if compiled() is not None else work // IN_PYTHON
-    share = min(share, (SOME + FOR_EACH * len(problem.choices)) * len(problem.operators))
-    search.offer_starts()
+    planner = _Planner(problem, seconds)
     for budget in budgets:
-        search.limit = search.work + share
-        yield _plan(search, budget, min(STATES, work // FOR_A_STATE))
+        planner.down_to(budget)
+        yield planner.plan(budget, work)
 
 
-def _plan(search: Search, budget: int, states: int) -> Plan:
-    problem = search.problem
-    least = smallest_peak(problem)
-    bound = smallest_cost(problem, budget) if least <= budget else None
-    best = _reached(search, budget, bound)
-    exact = _exactly(search, budget, states, best, bound)
-    if exact is not None and bound is not None and exact.bound < NEVER:
-        bound = max(bound, exact.bound)
-    if best is not None:
-        best = search.shake(best, budget, lambda found: bound is not None and found.cost <= bound)
-    found = best or search.front.smallest
-    if best is None:
-        ending = "impossible"
-    elif bound is not None and best.cost <= bound:
-        ending = "optimal"
-    else:
-        ending = "fits" if time.monotonic() < search.deadline else "time limit"
-    cheapest = _cheapest(problem, best, exact)
-    return Plan(found.levels, search.core.evaluate(found.levels).at, found.peak, found.cost, budget, bound, least, ending, cheapest)
+def front(problem: Problem, rungs: int = len(RUNGS), seconds: float = math.inf) -> Iterator[Plan]:
+    """The starts that are worth something, dearest last, and then a plan for every rung, until one is out of reach."""
+    planner = _Planner(problem, seconds)
+    for found in list(planner.search.front.found):
+        yield planner.as_plan(found, found.peak, None)
+    for budget in planner.rungs[:rungs]:
+        found = planner.rung(budget)
+        if found is None:
+            return
+        yield planner.as_plan(found, budget, planner.lowest(budget))
 
 
-def _cheapest(problem: Problem, best: Found | None, exact: Explored | None) -> Scheduled | None:
-    if exact is not None and exact.order is not None:
-        return Scheduled(exact.order, max(memory(problem, exact.order)), exact.cost)
-    return None if best is None else Scheduled(schedule(problem, best.levels), best.peak, best.cost)
+class _Planner:
+    def __init__(self, problem: Problem, seconds: float) -> None:
+        self.problem, self.search = problem, Search(problem, time.monotonic() + seconds)
+        self.rungs = [int(share * self.search.front.found[0].peak) for share in RUNGS]
+        self.reached: dict[int, Found | None] = {}
+        self.least = smallest_peak(problem)
+        self.search.offer_starts()
 
+    def down_to(self, budget: int) -> None:
+        """All rungs above a budget, and the budget itself with the work of a rung."""
+        for rung in [*(one for one in self.rungs if one > budget), budget]:
+            if rung not in self.reached and self.rung(rung) is None:
+                return
 
-def _reached(search: Search, budget: int, bound: int | None) -> Found | None:
-    """The best of what was found before and of what half of the work finds from there."""
-    enough = search.front.within(budget)
-    if enough is not None and enough.cost <= (bound or 0):
-        return enough
-    half = search.limit - (search.limit - search.work) // 2
-    whole, search.limit = search.limit, half
-    for start in _starts(search, budget):
-        if not search.left:
-            break
-        search.reach(start, budget)
-    search.limit = whole
-    return search.front.within(budget)
+    def rung(self, budget: int) -> Found | None:
+        """What the work of one rung finds for a budget."""
+        self.search.limit = self.search.work + self._work(RUNG)
+        enough = self.search.front.within(budget)
+        if enough is None or enough.cost:
+            for start in _starts(self.search, budget):
+                if self.search.left:
+                    self.search.reach(start, budget)
+        self.reached[budget] = self.search.front.within(budget)
+        return self.reached[budget]
 
+    def plan(self, budget: int, work: int) -> Plan:
+        """More work on what the rungs found."""
+        best = self.search.front.within(budget)
+        bound = self.lowest(budget)
+        exact = self._exactly(budget, work, best, bound)
+        if best is None:
+            return self.as_plan(self.search.front.smallest, budget, None, ending="impossible", exact=exact)
+        if exact is not None and bound is not None:
+            bound = max(bound, exact.bound)
+        self.search.limit = self.search.work + self._work(work)
+        self.search.shake(best, budget, lambda found: not found.cost or (bound is not None and found.cost <= bound))
+        best = self.search.front.within(budget) or best
+        return self.as_plan(best, budget, bound, exact=exact)
 
-def _exactly(search: Search, budget: int, states: int, best: Found | None, bound: int | None) -> Explored | None:
-    """The exact search for what is cheaper than the best so far; None where it is not asked."""
-    if bound is None or (best is not None and best.cost <= bound) or not fits(search.problem):
-        return None
-    if search.deadline - time.monotonic() < EXACT_SECONDS:
-        return None
-    return explore(search.problem, budget, states, NEVER if best is None else best.cost)
+    def _exactly(self, budget: int, work: int, best: Found | None, bound: int | None) -> Explored | None:
+        """The exact search for what is cheaper than the best so far; None where it is not asked."""
+        if bound is None or (best is not None and best.cost <= bound) or not fits(self.problem):
+            return None
+        if self.search.deadline - time.monotonic() < EXACT_SECONDS:
+            return None
+        return explore(self.problem, budget, min(STATES, work // FOR_A_STATE), NEVER if best is None else best.cost)
+
+    def _work(self, work: int) -> int:
+        problem = self.problem
+        share = work if compiled() is not None else work // IN_PYTHON
+        return min(share, (SOME + FOR_EACH * len(problem.choices)) * len(problem.operators))
+
+    def as_plan(self, found: Found, budget: int, bound: int | None, ending: str = "", exact: Explored | None = None) -> Plan:
+        if not ending:
+            ending = "optimal" if bound is not None and found.cost <= bound else "fits"
+            ending = "time limit" if ending == "fits" and time.monotonic() > self.search.deadline else ending
+        at = self.search.core.evaluate(found.levels).at
+        cheapest = None
+        if ending != "impossible":
+            cheapest = Scheduled(schedule(self.problem, found.levels), found.peak, found.cost)
+        if exact is not None and exact.order is not None and (cheapest is None or exact.cost < cheapest.cost):
+            cheapest = Scheduled(exact.order, max(memory(self.problem, exact.order)), exact.cost)
+        return Plan(found.levels, at, found.peak, found.cost, budget, bound, self.least, ending, cheapest)
+
+    def lowest(self, budget: int) -> int | None:
+        """A cost that no schedule within the budget stays below, if it is known."""
+        return smallest_cost(self.problem, budget) if self.least <= budget else None
 
 
 def _starts(search: Search, budget: int) -> list[Levels]:
-    """Nothing forgotten, what was found just above the budget, what keeps to it, and the smallest."""
+    """What was found just above the budget, what keeps to it, the smallest, and nothing forgotten."""
     above = [found.levels for found in search.front.found if found.peak > budget][-NEAR:]
     within = [found.levels for found in search.front.found if found.peak <= budget][:NEAR]
-    return list(dict.fromkeys([search.save_all, *reversed(above), *within, search.front.smallest.levels]))
+    return list(dict.fromkeys([*reversed(above), *within, search.save_all, search.front.smallest.levels]))

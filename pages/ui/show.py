@@ -273,10 +273,11 @@ def savings(step: StepRecord) -> str:
 
 
 def diff(diff: Diff) -> None:
-    """How many nodes a step removed, added, changed and kept."""
+    """How many nodes a step removed, added, changed and kept, and how many of these run at another place."""
+    places = f" &ensp; :blue[**↕ {len(diff.moved):,}** moved]" if diff.moved else ""
     st.markdown(
         f":red[**− {len(diff.removed):,}** removed] &ensp; :green[**+ {len(diff.added):,}** added] &ensp; "
-        f":orange[**~ {len(diff.changed):,}** changed] &ensp; :gray[{diff.kept:,} kept]"
+        f":orange[**~ {len(diff.changed):,}** changed] &ensp; :gray[{diff.kept:,} kept]{places}"
     )
 
 

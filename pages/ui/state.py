@@ -20,6 +20,7 @@ import jobs.client
 from graphs.errors import RequestError
 from jobs.experiment import Experiment, StepWords, from_pairs, parse, parse_pipeline
 from jobs.record import CatalogueResult, ModelRecord, OptionRecord
+from optimizers.amounts import EXAMPLES, is_amount
 from optimizers.record import OptimizationRecord, Parameter
 from pages.ui import show
 
@@ -254,6 +255,9 @@ def _check_step(step: StepWords, record: OptimizationRecord) -> None:
             raise RequestError(f"`{key}` is not a setting of {step.name}", where="pipeline", help=_nearest(key, [*known, "only"]))
         if known[key].kind == "number":
             _check_number(key, value, known[key].minimum, known[key].maximum)
+        elif known[key].kind == "memory":
+            if not is_amount(value):
+                raise RequestError(f"`{key}` of {step.name} cannot be `{value}`", where="pipeline", help=f"Write {EXAMPLES}.")
         elif not NAMES[known[key].kind].fullmatch(value):
             raise RequestError(f"`{key}` of {step.name} cannot be `{value}`", where="pipeline", help=NAMES_HELP[known[key].kind])
 
