@@ -19,6 +19,7 @@ from optimizers.recomputation.problem import Problem
 LONGEST = 40  # times the number of operators: a schedule that runs more is given up
 
 Run = tuple[int, bool]  # an operator, and whether it runs again
+Order = Sequence[Sequence[Run]]  # for each operator of the graph what runs for it, in order, itself at the end
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _needed(problem: Problem, reads: Sequence[int], available: list[bool], passe
     return order
 
 
-def memory(problem: Problem, order: Sequence[Sequence[Run]]) -> list[int]:
+def memory(problem: Problem, order: Order) -> list[int]:
     """Most bytes while each operator of the graph runs, and what runs again for it."""
     flat = [(index, run) for index, runs in enumerate(order) for run in runs]
     change = [0] * (len(flat) + 1)

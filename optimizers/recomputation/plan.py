@@ -2,6 +2,9 @@
 
 The search climbs down to its budget on fixed rungs, tenths of the peak as it is, with the same work on each. So a plan found on a rung, or among
 the starts, is found again by whoever asks for its peak: what a front shows is what its pipeline gives, or better.
+
+Small problems are solved exactly as well (`states`), over all schedules, also those that no levels describe: what runs again before backward begins,
+or for one reader only. Where such a one is cheaper, or alone keeps to the budget, it is the plan's `cheapest`.
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ from dataclasses import dataclass
 
 from optimizers.recomputation.bound import smallest_cost, smallest_peak
 from optimizers.recomputation.core import compiled
+from optimizers.recomputation.evaluate import Order, memory, schedule
 from optimizers.recomputation.problem import Problem
 from optimizers.recomputation.search import Found, Levels, Search
+from optimizers.recomputation.states import NEVER, Explored, explore, fits
 
 RUNGS = tuple(tenth / 10 for tenth in range(9, 0, -1))
 RUNG = 5_000_000  # operators evaluated on one: half a second of the compiled core
@@ -23,6 +28,18 @@ IN_PYTHON = 100  # times slower
 FOR_EACH = 800  # schedules evaluated at most for each operator that can be forgotten, and some more: small graphs need no more
 SOME = 2000
 NEAR = 4  # plans found before from which the search sets out again
+STATES = 100_000  # of the exact search: about a second
+FOR_A_STATE = 100  # operators evaluated that take as long as one state
+EXACT_SECONDS = 5.0  # the exact search is left out where less time is left
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """For each operator of the graph what runs (see `evaluate.schedule`), with its peak in bytes and its cost."""
+
+    order: Order
+    peak: int
+    cost: int
 
 
 @dataclass(frozen=True)
@@ -31,11 +48,12 @@ class Plan:
 
     Attributes:
         at: the operator at the peak.
-        peak, cost: of the plan: bytes, and the problem's unit of cost.
+        peak, cost: of the levels: bytes, and the problem's unit of cost.
         bound: a cost that no schedule within the budget stays below; None where it is not known.
         least: bytes that every schedule needs.
         ending: "fits" (the work given is done), "optimal" (the bound is reached), "time limit", or "impossible": nothing found keeps to the budget,
             and this is the smallest found.
+        cheapest: the best schedule found, that of the levels or a better one; None where nothing keeps to the budget.
     """
 
     levels: Levels
@@ -46,6 +64,7 @@ class Plan:
     bound: int | None
     least: int
     ending: str
+    cheapest: Scheduled | None
 
     @property
     def gap(self) -> float | None:
@@ -78,12 +97,12 @@ def front(problem: Problem, rungs: int = len(RUNGS), seconds: float = math.inf) 
     """The starts that are worth something, dearest last, and then a plan for every rung, until one is out of reach."""
     planner = _Planner(problem, seconds)
     for found in list(planner.search.front.found):
-        yield planner.as_plan(found, found.peak, bound=False)
+        yield planner.as_plan(found, found.peak, None)
     for budget in planner.rungs[:rungs]:
         found = planner.rung(budget)
         if found is None:
             return
-        yield planner.as_plan(found, budget)
+        yield planner.as_plan(found, budget, planner.lowest(budget))
 
 
 class _Planner:
@@ -114,26 +133,45 @@ class _Planner:
     def plan(self, budget: int, work: int) -> Plan:
         """More work on what the rungs found."""
         best = self.search.front.within(budget)
+        bound = self.lowest(budget)
+        exact = self._exactly(budget, work, best, bound)
         if best is None:
-            return self.as_plan(self.search.front.smallest, budget, ending="impossible")
-        bound = smallest_cost(self.problem, budget) if self.least <= budget else None
+            return self.as_plan(self.search.front.smallest, budget, None, ending="impossible", exact=exact)
+        if exact is not None and bound is not None:
+            bound = max(bound, exact.bound)
         self.search.limit = self.search.work + self._work(work)
         self.search.shake(best, budget, lambda found: not found.cost or (bound is not None and found.cost <= bound))
         best = self.search.front.within(budget) or best
-        return self.as_plan(best, budget)
+        return self.as_plan(best, budget, bound, exact=exact)
+
+    def _exactly(self, budget: int, work: int, best: Found | None, bound: int | None) -> Explored | None:
+        """The exact search for what is cheaper than the best so far; None where it is not asked."""
+        if bound is None or (best is not None and best.cost <= bound) or not fits(self.problem):
+            return None
+        if self.search.deadline - time.monotonic() < EXACT_SECONDS:
+            return None
+        return explore(self.problem, budget, min(STATES, work // FOR_A_STATE), NEVER if best is None else best.cost)
 
     def _work(self, work: int) -> int:
         problem = self.problem
         share = work if compiled() is not None else work // IN_PYTHON
         return min(share, (SOME + FOR_EACH * len(problem.choices)) * len(problem.operators))
 
-    def as_plan(self, found: Found, budget: int, ending: str = "", bound: bool = True) -> Plan:
-        lowest = smallest_cost(self.problem, budget) if bound and not ending and self.least <= budget else None
+    def as_plan(self, found: Found, budget: int, bound: int | None, ending: str = "", exact: Explored | None = None) -> Plan:
         if not ending:
-            ending = "optimal" if lowest is not None and found.cost <= lowest else "fits"
+            ending = "optimal" if bound is not None and found.cost <= bound else "fits"
             ending = "time limit" if ending == "fits" and time.monotonic() > self.search.deadline else ending
         at = self.search.core.evaluate(found.levels).at
-        return Plan(found.levels, at, found.peak, found.cost, budget, lowest, self.least, ending)
+        cheapest = None
+        if ending != "impossible":
+            cheapest = Scheduled(schedule(self.problem, found.levels), found.peak, found.cost)
+        if exact is not None and exact.order is not None and (cheapest is None or exact.cost < cheapest.cost):
+            cheapest = Scheduled(exact.order, max(memory(self.problem, exact.order)), exact.cost)
+        return Plan(found.levels, at, found.peak, found.cost, budget, bound, self.least, ending, cheapest)
+
+    def lowest(self, budget: int) -> int | None:
+        """A cost that no schedule within the budget stays below, if it is known."""
+        return smallest_cost(self.problem, budget) if self.least <= budget else None
 
 
 def _starts(search: Search, budget: int) -> list[Levels]:

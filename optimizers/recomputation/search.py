@@ -8,11 +8,13 @@ Three things in turns, all judged by what a whole schedule really comes to (`eva
 - *Shake.* A few choices at random are taken back, and what follows is descended and restored again; better is kept.
 
 Starts: nothing forgotten; all but what crosses evenly spaced narrow places of the forward pass (Chen et al. 2016, *Training Deep Nets with Sublinear
-Memory Cost*); and all that is cheap for its size.
+Memory Cost*); the same in several ranks, where marks of a lower rank are set when the stretch between two of the higher is run again; and all that is
+cheap for its size.
 """
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import itertools
 import math
@@ -26,7 +28,10 @@ from optimizers.recomputation.evaluate import Outcome
 from optimizers.recomputation.min_cut import cheapest_to_keep
 from optimizers.recomputation.problem import Problem
 
-DEEPEST = 3  # the highest level that is tried
+DEEPEST = 6  # the highest level that is tried
+RANKS = (2, 3, 4, 5)  # of marks
+SPACES = (2, 3, 4, 6)  # marks of a rank between two of the next
+FEW = 4  # narrow places; where there are fewer, every place is one
 FRESH = 24  # candidates whose gain is computed anew at once
 STALE = 12  # forgotten candidates after which all gains are computed anew
 Levels = tuple[int, ...]
@@ -75,6 +80,7 @@ class Search:
         self.limit, self.deadline = 0, deadline
         self.problem, self.core, self.front = problem, Core(problem), Front()
         self.choices = problem.choices
+        self.maker = {storage: at for at, one in enumerate(problem.operators) for storage in one.writes}
         self.groups = _groups(problem)
         self.chance = random.Random(0)
         self.ticket = itertools.count()  # settles ties in the heap
@@ -100,7 +106,7 @@ class Search:
 
     def offer_starts(self) -> None:
         """Offers choices of whole patterns to the front."""
-        for levels in itertools.chain(self._cuts(), self._cheap(), [cheapest_to_keep(self.problem)]):
+        for levels in itertools.chain(self._cuts(), self._ranked(), self._cheap(), [cheapest_to_keep(self.problem)]):
             self.keep(levels)
 
     def _cuts(self) -> Iterator[Levels]:
@@ -110,6 +116,23 @@ class Search:
         for pieces in sorted({*range(1, min(count + 1, 9)), *(count // k for k in range(1, 9)), count} - {0}):
             chosen = {places[(2 * at + 1) * count // (2 * pieces)] for at in range(pieces)} if pieces < count else set(places)
             yield self._all_but(crossing(self.problem, sorted(chosen)))
+
+    def _ranked(self) -> Iterator[Levels]:
+        """Marks of several ranks: what crosses one of the highest is kept, the next are set at the first pass, and so on; all else at the last pass."""
+        places = narrow_places(self.problem)
+        if len(places) < FEW:
+            places = list(range(1, self.problem.backward))
+        for ranks, space in itertools.product(RANKS, SPACES):
+            if space ** (ranks - 1) >= len(places):
+                continue
+            levels = [0] * len(self.problem.operators)
+            for at in self.choices:
+                levels[at] = ranks
+            for rank in reversed(range(ranks)):
+                apart = space ** (ranks - 1 - rank)
+                for storage in crossing(self.problem, places[apart - 1 :: apart]):
+                    levels[self.maker[storage]] = min(rank, levels[self.maker[storage]])
+            yield tuple(levels)
 
     def _cheap(self) -> Iterator[Levels]:
         """Forget what costs little for its size."""
@@ -231,7 +254,7 @@ def _groups(problem: Problem) -> list[list[int]]:
 
 
 def crossing(problem: Problem, places: Sequence[int]) -> set[int]:
-    """Storages made before one of these forward operators and read by it or by a later one of forward."""
+    """Storages made before one of these forward operators, in order, and read by it or by a later one of forward."""
     last: dict[int, int] = {}
     for at, one in enumerate(problem.operators[: problem.backward]):
         for storage in one.reads:
@@ -239,7 +262,8 @@ def crossing(problem: Problem, places: Sequence[int]) -> set[int]:
     found: set[int] = set()
     for at, one in enumerate(problem.operators[: problem.backward]):
         for storage in one.writes:
-            if any(at < place <= last.get(storage, -1) for place in places):
+            following = bisect.bisect_right(places, at)
+            if following < len(places) and places[following] <= last.get(storage, -1):
                 found.add(storage)
     return found
 
