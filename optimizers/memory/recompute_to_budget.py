@@ -31,8 +31,8 @@ from torch import Tensor, fx, nn
 
 from optimizers.amounts import bytes_of, in_words
 from optimizers.base import Example, Match, Miss, Optimization
-from optimizers.recomputation.evaluate import as_it_is, held_at_peak, schedule
-from optimizers.recomputation.plan import Plan, plan
+from optimizers.recomputation.evaluate import as_it_is, held_at_peak
+from optimizers.recomputation.plan import Plan, Scheduled, plan
 from optimizers.recomputation.problem import Problem, problem_of
 from optimizers.recomputation.rewriting import run_schedule
 from optimizers.record import Claim, Parameter
@@ -54,12 +54,13 @@ def find(gm: fx.GraphModule, budget: str = "0.5", cost: int = 0) -> Iterator[Mat
         yield Miss(problem.nodes[now.at], f"The peak of {in_words(now.peak)} keeps to {in_words(wanted)} as it is.")
         return
     found = plan(problem, wanted)
-    if found.ending == "impossible":
+    best = found.cheapest
+    if best is None:
         yield Miss(problem.nodes[found.at], _impossible(problem, found))
         return
-    order = schedule(problem, found.levels)
+    order = best.order
     again = dict.fromkeys(problem.nodes[at] for runs in order for at, is_again in runs if is_again)
-    yield Match(next(iter(again)), tuple(again), (problem, order), in_short(problem, found, len(again)))
+    yield Match(next(iter(again)), tuple(again), (problem, order), in_short(problem, found, best, len(again)))
 
 
 def rewrite(gm: fx.GraphModule, match: Match) -> None:
@@ -68,13 +69,13 @@ def rewrite(gm: fx.GraphModule, match: Match) -> None:
     run_schedule(gm, problem, order)
 
 
-def in_short(problem: Problem, found: Plan, again: int) -> str:
+def in_short(problem: Problem, found: Plan, best: Scheduled, again: int) -> str:
     """What the plan comes to, in a clause."""
     what = "predicted time" if problem.unit == "time" else "operations"
     total = max(1, sum(one.cost for one in problem.operators))
     bound = f"; no schedule of this order does with less than {found.bound / total:.2%}" if found.bound else ""
-    gap = " (nothing cheaper exists)" if found.ending == "optimal" else bound
-    return f"{again} operators run again: the peak becomes {in_words(found.peak)}, for {found.cost / total:.2%} more {what}{gap}"
+    gap = " (nothing cheaper exists)" if found.bound is not None and best.cost <= found.bound else bound
+    return f"{again} operators run again: the peak becomes {in_words(best.peak)}, for {best.cost / total:.2%} more {what}{gap}"
 
 
 def kept_anyway(problem: Problem) -> Iterator[Miss]:
