@@ -15,8 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from graphs.capture import capture
 from graphs.lifetimes import lifetimes
-from graphs.memory import memory_of
-from graphs.options import CaptureOptions
 from graphs.program import Program
 from graphs.record import GraphSnapshot, NodeRecord
 from graphs.snapshot import snapshot
@@ -40,6 +38,7 @@ def chain(depth: int) -> tuple[Program, GraphSnapshot]:
     return program, snapshot(program)
 
 
+@functools.cache
 def checkpointed(depth: int, every: int) -> GraphSnapshot:
     program, graph = chain(depth)
     return apply(program, graph, "recompute-activations", {"every": str(every)}).snapshot
@@ -68,7 +67,7 @@ def test_checkpoints_keep_the_root_of_the_depth_twice(depth: int, every: int, pr
     assert 1 + activations(checkpointed(depth, every)) == depth // every + every == printed
 
 
-@pytest.mark.parametrize("every", [1, 2, 3, 4, 9, 12, 18, 36])
+@pytest.mark.parametrize("every", [4, 9, 36])
 def test_the_formula_holds_for_other_groups_and_the_root_is_best(every: int) -> None:
     assert 1 + activations(checkpointed(36, every)) == 36 // every + every > 12
 
@@ -115,7 +114,9 @@ def test_recomputation_costs_at_most_one_forward_more(frozen: bool, plain: int, 
         x.square().mean().backward()
     assert counter.get_total_flops() == printed * PRODUCT == (plain + 36) * PRODUCT
 
-    program = capture(ModelSource("learned", lambda: Learned(36, frozen), lambda: (torch.randn(BATCH, WIDTH),), None, ()), "training", "cpu")
+    program = capture(
+        ModelSource("learned", lambda: Learned(36, frozen), lambda: (torch.randn(BATCH, WIDTH),), None, ()), "training", "cpu"
+    )
     graph = snapshot(program.program)
     assert graph.totals.matmul_flops == plain * PRODUCT
     again = apply(program.program, graph, "recompute-activations", {"every": "6"}).snapshot
@@ -139,7 +140,9 @@ def test_which_are_those_of_the_layer_with_the_largest_operand_and_result() -> N
         return nn.Sequential(*(nn.Linear(a, c) for a, c in zip(widths, widths[1:], strict=False)))
 
     graph = snapshot(capture(ModelSource("widths", build, lambda: (torch.randn(BATCH, widths[0]),), None, ()), "inference", "cpu").program)
-    pairs = [a + c for a, c in zip(widths[1:], widths[2:], strict=False)]  # of the first layer only the result: its operand was there before
+    pairs = [
+        a + c for a, c in zip(widths[1:], widths[2:], strict=False)
+    ]  # of the first layer only the result: its operand was there before
     assert graph.totals.peak_bytes == max(pairs) * BATCH * 4 == 64 * BATCH * 4
 
 
@@ -157,11 +160,7 @@ def entering(graph: GraphSnapshot, block: str) -> list[NodeRecord]:
 
 GPT3 = [  # thousands of tokens in a batch, layers, width, GiB
     pytest.param(500, 12, 768, 8.58, id="Small"),
-    pytest.param(500, 24, 1024, 22.89, id="Medium"),
-    pytest.param(500, 24, 1536, 34.33, id="Large"),
-    pytest.param(1000, 24, 2048, 91.55, id="XL"),
     pytest.param(1000, 32, 2560, 152.588, id="2.7B"),
-    pytest.param(2000, 32, 4096, 488.28, id="6.7B"),
     pytest.param(2000, 40, 5140, 765.92, id="13B"),  # the course prints 5140
     pytest.param(3200, 96, 12288, 7031.25, id="175B"),
 ]
@@ -198,4 +197,4 @@ def test_sum_of_all_results_in_a_block_of_llama(llama: GraphSnapshot) -> None:
     results += [node for node in block if node.module.endswith("mlp") and node.target == "aten.mul.Tensor"]
     assert len(results) == 9 + 2 + 1
     assert sum(node.bytes for node in results) == 2 * (8 * b * s * h + 3 * b * s * i + b * n * s * s) == 1538 * MIB
-    assert L * 1538 * MIB / GIB == pytest.approx(48.06, abs=0.005)
+    assert pytest.approx(48.06, abs=0.005) == L * 1538 * MIB / GIB

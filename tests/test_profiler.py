@@ -104,7 +104,9 @@ def test_and_so_for_a_model_with_parameters() -> None:
     assert peak_bytes(program, program.materialize(0)) == snapshot(program).totals.peak_bytes
 
 
-@pytest.mark.parametrize("loss", [nn.functional.mse_loss, nn.functional.smooth_l1_loss, nn.functional.soft_margin_loss, nn.functional.l1_loss])
+@pytest.mark.parametrize(
+    "loss", [nn.functional.mse_loss, nn.functional.smooth_l1_loss, nn.functional.soft_margin_loss, nn.functional.l1_loss]
+)
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_a_result_counts_with_the_whole_storage_that_it_keeps(loss: Callable[..., Tensor], reduction: str) -> None:
     # Some losses are summed in a buffer of all terms, and the one number stays in that buffer.
