@@ -76,7 +76,7 @@ def holdings(nodes: Sequence[NodeRecord], outputs: Sequence[str]) -> list[Held]:
         elif node.name in parts or node.shape is None:
             found.append(Held(node.name, index, (index,), node.bytes - parts.get(node.name, 0), node.phase))
         else:
-            found.append(Held(node.name, position[node.name], tuple(uses[node.name]), node.bytes, node.phase))
+            found.append(Held(node.name, position[node.name], tuple(uses[node.name]), node.bytes + node.unseen, node.phase))
     return [held for held in found if held.bytes > 0]
 
 

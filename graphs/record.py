@@ -59,6 +59,7 @@ class NodeRecord(msgspec.Struct, frozen=True):
         detail: the arguments that are not nodes, as text.
         times: how often it runs when the graph runs once; 0 in the branch of a `cond` that is not counted.
         random: it draws random numbers, so running it again would give another result.
+        unseen: bytes of its memory beyond those that its value shows, for as long as the value lives.
     """
 
     name: str
@@ -79,6 +80,7 @@ class NodeRecord(msgspec.Struct, frozen=True):
     detail: str = ""
     times: int = 1
     random: bool = False
+    unseen: int = 0
 
     @property
     def total(self) -> Cost:

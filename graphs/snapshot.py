@@ -25,6 +25,7 @@ from graphs.program import Program
 from graphs.randomness import is_random
 from graphs.record import Cost, GraphSnapshot, NodeRecord, Totals
 from graphs.regions import Prepared
+from graphs.unseen import unseen_bytes
 
 
 def snapshot(program: Program) -> GraphSnapshot:
@@ -255,6 +256,7 @@ def _record(node: fx.Node, scope: _Scope, roles: dict[str, tuple[str, str]], sto
         detail="" if node.op in ("placeholder", "output", "get_attr") else _detail(node, scope),
         times=scope.times,
         random=node.op == "call_function" and is_random(node),
+        unseen=unseen_bytes(node),
     )
 
 

@@ -104,11 +104,14 @@ def test_and_so_for_a_model_with_parameters() -> None:
     assert peak_bytes(program, program.materialize(0)) == snapshot(program).totals.peak_bytes
 
 
-def test_a_result_counts_with_the_whole_storage_that_it_keeps() -> None:
-    # On the CPU the mean squared error is summed in a buffer of all elements, and the one number stays in that buffer.
-    program = program_of(lambda x: nn.functional.mse_loss(x, x * 2))
-    assert snapshot(program).totals.peak_bytes == KIB + 4
-    assert peak_bytes(program, program.materialize(0)) == KIB + KIB
+@pytest.mark.parametrize(
+    "loss", [nn.functional.mse_loss, nn.functional.smooth_l1_loss, nn.functional.soft_margin_loss, nn.functional.l1_loss]
+)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_result_counts_with_the_whole_storage_that_it_keeps(loss: Callable[..., Tensor], reduction: str) -> None:
+    # Some losses are summed in a buffer of all terms, and the one number stays in that buffer.
+    program = program_of(lambda x: loss(x, x * 2, reduction=reduction))
+    assert peak_bytes(program, program.materialize(0)) == snapshot(program).totals.peak_bytes
 
 
 def test_garbage_of_an_earlier_run_does_not_count() -> None:

@@ -23,6 +23,7 @@ from graphs.host import is_on_host
 from graphs.randomness import is_random
 from graphs.record import Cost
 from graphs.regions import Prepared
+from graphs.unseen import unseen_bytes
 from optimizers.planning.profit import MACHINES, Machine
 
 FORWARD = ("forward", "loss")
@@ -121,7 +122,7 @@ class _Reader:
         reads = self._storages(node.all_input_nodes)
         parts = [user for user in node.users if user.target is operator.getitem]
         made = parts if isinstance(node.meta.get("val"), tuple | list) else [node]
-        whole = value_bytes(node.meta.get("val"))
+        whole = value_bytes(node.meta.get("val")) + unseen_bytes(node)
         if is_on_host(node):
             return Operator(node.name, reads, (), self._price(cost(node)), alike=label)  # what it makes is not in the device's memory
         writes = tuple(self._new(one) for one in made if value_bytes(one.meta.get("val")))
@@ -158,7 +159,7 @@ class _Reader:
 
     def _new(self, node: fx.Node) -> int:
         self.index[node] = len(self.sizes)
-        self.sizes.append(value_bytes(node.meta["val"]))
+        self.sizes.append(value_bytes(node.meta["val"]) + unseen_bytes(node))
         return self.index[node]
 
     def _price(self, one: Cost) -> int:
