@@ -1,7 +1,8 @@
-"""The whole catalog in any order, on the models of the zoo: every step, and all of them together, compute what the model computes."""
+"""Half of the catalog in any order, another half for each model of the zoo and mode: every step, and all of them together, compute what the model computes."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -36,11 +37,12 @@ def kernels_without_a_compiler() -> Iterator[None]:
 
 @pytest.mark.parametrize("mode", ["inference", "training"])
 @pytest.mark.parametrize("name", list(SOURCES))
-def test_catalog_in_random_order_computes_the_same(name: str, mode: str) -> None:
+def test_half_of_the_catalog_in_random_order_computes_the_same(name: str, mode: str) -> None:
     program = capture(SOURCES[name], mode, "cpu").program
     if len(program.gm.graph.nodes) > LARGEST:
         pytest.skip("a smaller model of its family stands for it")
     every = [one for one in catalog().values() if not one.costly]
     seed = sum(map(ord, name + mode))  # another order for each
-    found = in_a_row(program, every, seed, 1, {optimization.name: 0 for optimization in every})
+    chosen = random.Random(seed).sample(every, len(every) // 2)
+    found = in_a_row(program, chosen, seed, 1, {optimization.name: 0 for optimization in chosen})
     assert not found, "\n".join(map(str, found))
