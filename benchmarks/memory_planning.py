@@ -2,8 +2,8 @@
 
     python -m benchmarks.memory_planning [--batch 1] [--seq 64] [--layers 40] [--skip gpt2]
 
-Of GPT-2 small (12 layers, training) the front is planned, then the pipeline of each of its points is applied and verified on real weights, until eight are. Times are wall
-time from the captured graph on; the judge's own runs of the unoptimized program are in the first verification. Of the long Llama the smallest budget that a rung reaches
+Of GPT-2 small (12 layers, training) the front is planned, then the pipeline of each of its points is applied and verified on real weights, step by step as the app does (b: bitwise, r: same up to rounding). Times
+are wall time; the runs of the unoptimized program, and in float64, are in the first verification that needs them. Of the long Llama the smallest budget that a rung reaches
 is planned; the memory is the process's highest resident size, before and after.
 """
 
@@ -16,15 +16,15 @@ import time
 from benchmarks import fusion_models as models
 from graphs.capture import capture
 from graphs.options import CaptureOptions
+from graphs.program import Program
+from graphs.record import GraphSnapshot
 from graphs.snapshot import snapshot
 from jobs.experiment import parse_pipeline
 from optimizers.budget import budget_front
-from optimizers.pipeline import apply
+from optimizers.pipeline import Applied, apply
 from optimizers.recomputation.plan import front, plan
 from optimizers.recomputation.problem import problem_of
 from optimizers.verify import Judge
-
-WANTED = 8
 
 
 def gpt2(batch: int, seq: int) -> None:
@@ -38,19 +38,30 @@ def gpt2(batch: int, seq: int) -> None:
     start = time.perf_counter()
     found = budget_front(program, graph, 9, False, lambda share: None)
     print(f"  {len(found.points)} points of {found.tried} with all rungs, {time.perf_counter() - start:.1f} s", flush=True)
-    judge, verified, start = Judge(program), 0, time.perf_counter()
-    for point in found.points:
-        made, after = program, graph
-        for step in parse_pipeline(",".join(point.words)):
-            applied = apply(made, after, step.name, dict(step.settings))
-            made, after = applied.program, applied.snapshot
-        verdict = judge.verdict(program, made, "rounding")
-        verified += verdict.kind in ("bitwise", "rounding")
-        share = after.totals.peak_bytes / graph.totals.peak_bytes
+    judge, start = Judge(program), time.perf_counter()
+    known: dict[tuple[str, ...], Applied] = {}
+    for number, point in enumerate(found.points, 1):
+        made = applied(program, graph, point.words, judge, known)
+        verdicts = "".join(known[point.words[:count]].step.verdict.kind[0] for count in range(1, len(point.words) + 1)) or "-"
+        share = made.snapshot.totals.peak_bytes / graph.totals.peak_bytes if made else 1.0
         print(
-            f"  {verified} verified after {time.perf_counter() - start:5.1f} s: {verdict.kind:9} {share:.3f} {', '.join(point.words)}",
-            flush=True,
+            f"  {number} verified after {time.perf_counter() - start:5.1f} s: {verdicts:4} {share:.3f} {', '.join(point.words)}", flush=True
         )
+
+
+def applied(
+    program: Program, graph: GraphSnapshot, words: tuple[str, ...], judge: Judge, known: dict[tuple[str, ...], Applied]
+) -> Applied | None:
+    """The pipeline's last step, every step verified as the app does: once for each prefix."""
+    if not words:
+        return None
+    if words not in known:
+        before = applied(program, graph, words[:-1], judge, known)
+        (step,) = parse_pipeline(words[-1])
+        start = (before.program, before.snapshot) if before else (program, graph)
+        known[words] = apply(*start, step.name, dict(step.settings), judge)
+        assert known[words].step.verdict.kind in ("bitwise", "rounding"), known[words].step.verdict
+    return known[words]
 
 
 def long(layers: int) -> None:
