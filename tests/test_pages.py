@@ -252,8 +252,8 @@ def test_a_wrong_word_in_the_address_is_explained_and_the_screen_stays(page: str
 @pytest.mark.parametrize(
     ("wrong", "left"),
     [
-        ("recompute-activations(every=0)", ""),
-        ("remove-dead-code,recompute-activations(every=0),fuse-loops", "&pipeline=remove-dead-code"),
+        ("recompute-activations(every=1001)", ""),
+        ("remove-dead-code,recompute-activations(every=1001),fuse-loops", "&pipeline=remove-dead-code"),
         ("remove-dead-code,,", ""),
     ],
 )

@@ -23,7 +23,7 @@ def panel(words: str, step: int) -> None:
     """What is known at once, and then what recomputation reaches for a ladder of budgets, while the first stays on screen."""
     st.caption(
         "How low can the peak go, and what would it cost? Each point is a pipeline: the steps shown so far and those named. Peaks are **counted**; times are "
-        "**predicted** for a machine of this class, one operator after another. Take a point, and its steps are verified and can be measured like any others."
+        "**predicted** for a machine of this class, one operator after another. Take a point, and its steps are verified and can be measured like any others; a recomputation is planned anew then, for the same budget, and may come out cheaper."
     )
     approximate = st.toggle(
         "with steps that change the answers a little", key=APPROXIMATE, help="Activations kept in 16 or 8 bits: approximate."
