@@ -19,7 +19,6 @@ REFUSALS = [pytest.param(o, e, id=f"{o.name}-{e.reason}") for o in ALL for e in 
 RANKS = ("bitwise", "rounding", "approximate")
 IN_A_ROW = [
     (small.ATTENTION, "inference"),
-    (small.NORMALIZED, "inference"),
     (small.ATTENTION, "training"),
     (small.NORMALIZED, "training"),
     (small.STACK, "training"),

@@ -199,7 +199,7 @@ def test_steps_are_walked_with_slider_and_keys(page: Page, gpt2: OptimizeResult)
     assert ["step", 0] in page.evaluate("reports")
 
 
-@pytest.mark.parametrize("seed", [0, 1, 3, 11])
+@pytest.mark.parametrize("seed", [1, 11])
 def test_a_pipeline_that_grows_step_by_step_hardly_moves_what_was_there(page: Page, seed: int) -> None:
     graphs, diffs = random_pipeline(seed, 120, 20)
     before: dict[str, list[float]] = {}

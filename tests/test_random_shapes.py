@@ -22,8 +22,8 @@ from tests.fuzzer.models import seeded
 from tests.fuzzer.trial import in_a_row
 
 ALL = [one for one in catalog().values() if not one.costly]
-OF_EACH = 4  # variations for an optimization, drawn from the thirteen below, so that each meets twenty optimizations; benchmarks.fuzz goes on from there
-LEAST = 2  # of these, its examples must allow
+OF_EACH = 3  # variations for an optimization, drawn from the thirteen below, so that each meets twenty optimizations; benchmarks.fuzz goes on from there
+LEAST = 1  # of these, its examples must allow
 EXAMPLES = 2  # of each optimization, each with every second variation
 
 
