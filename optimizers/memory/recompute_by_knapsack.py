@@ -28,7 +28,7 @@ from optimizers.recomputation.core import Core
 from optimizers.recomputation.evaluate import schedule
 from optimizers.recomputation.knapsack import Item, keep_within
 from optimizers.recomputation.problem import Problem, problem_of
-from optimizers.recomputation.rewriting import run_schedule
+from optimizers.recomputation.rewriting import ran_again, rewrite
 from optimizers.record import Claim, Parameter
 
 GRAINS = 2000
@@ -48,7 +48,7 @@ def find(gm: fx.GraphModule, budget: str = "0.5") -> Iterator[Match | Miss]:
         return
     levels = _levels(problem, waiting, allowed)
     order = schedule(problem, levels)
-    again = dict.fromkeys(problem.nodes[at] for runs in order for at, is_again in runs if is_again)
+    again = ran_again(problem, order)
     core = Core(problem)
     before, after = core.evaluate([0] * len(levels)), core.evaluate(levels)
     share = after.cost / max(1, sum(one.cost for one in problem.operators))
@@ -57,7 +57,7 @@ def find(gm: fx.GraphModule, budget: str = "0.5") -> Iterator[Match | Miss]:
         f"of {in_words(whole)} that could be forgotten {in_words(kept)} wait; the peak of {in_words(before.peak)} becomes {in_words(after.peak)}, "
         f"for {share:.2%} more predicted time"
     )
-    yield Match(next(iter(again)), tuple(again), (problem, order), note)
+    yield Match(again[0], again, (problem, order), note)
 
 
 def _waiting(problem: Problem) -> dict[int, int]:
@@ -75,12 +75,6 @@ def _levels(problem: Problem, waiting: dict[int, int], allowed: int) -> list[int
     kept = {at for at, chosen in zip(waiting, keep, strict=True) if chosen}
     choices = set(problem.choices)
     return [int(at in choices and at not in kept) for at in range(len(problem.operators))]
-
-
-def rewrite(gm: fx.GraphModule, match: Match) -> None:
-    """Copies of what runs again, before what needs them."""
-    problem, order = match.data
-    run_schedule(gm, problem, order)
 
 
 class _Layers(nn.Module):

@@ -30,7 +30,7 @@ from optimizers.recomputation.core import Core
 from optimizers.recomputation.evaluate import schedule
 from optimizers.recomputation.min_cut import cheapest_to_keep
 from optimizers.recomputation.problem import problem_of
-from optimizers.recomputation.rewriting import run_schedule
+from optimizers.recomputation.rewriting import ran_again, rewrite
 from optimizers.record import Claim
 
 
@@ -42,7 +42,7 @@ def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
         return
     levels = cheapest_to_keep(problem)
     order = schedule(problem, levels)
-    again = dict.fromkeys(problem.nodes[at] for runs in order for at, is_again in runs if is_again)
+    again = ran_again(problem, order)
     if not again:
         yield Miss(
             problem.nodes[problem.backward], "What backward reads comes from matmuls, or is kept already: nothing light is to be forgotten."
@@ -58,13 +58,7 @@ def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
         return
     share = after.cost / max(1, sum(one.cost for one in problem.operators))
     note = f"{len(again)} operators run again: the peak of {in_words(before.peak)} becomes {in_words(after.peak)}, for {share:.2%} more predicted time"
-    yield Match(next(iter(again)), tuple(again), (problem, order), note)
-
-
-def rewrite(gm: fx.GraphModule, match: Match) -> None:
-    """Copies of what runs again, before what needs them."""
-    problem, order = match.data
-    run_schedule(gm, problem, order)
+    yield Match(again[0], again, (problem, order), note)
 
 
 class _Wide(nn.Module):

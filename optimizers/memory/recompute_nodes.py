@@ -25,7 +25,7 @@ from optimizers.planning.bodies import named
 from optimizers.recomputation.core import Core
 from optimizers.recomputation.evaluate import schedule
 from optimizers.recomputation.problem import Problem, owners, problem_of
-from optimizers.recomputation.rewriting import run_schedule
+from optimizers.recomputation.rewriting import ran_again, rewrite
 from optimizers.record import Claim, Parameter
 
 
@@ -47,7 +47,7 @@ def find(gm: fx.GraphModule, nodes: str = "") -> Iterator[Match | Miss]:
         return
     levels = [int(index in chosen) for index in range(len(problem.operators))]
     order = schedule(problem, levels)
-    again = dict.fromkeys(problem.nodes[index] for runs in order for index, is_again in runs if is_again)
+    again = ran_again(problem, order)
     if not again:
         yield Miss(problem.nodes[min(chosen)], "Backward does not read it, so it is not kept.")
         return
@@ -55,7 +55,7 @@ def find(gm: fx.GraphModule, nodes: str = "") -> Iterator[Match | Miss]:
     before, after = core.evaluate([0] * len(levels)), core.evaluate(levels)
     cost = after.cost / max(1, sum(one.cost for one in problem.operators))
     note = f"the peak of {in_words(before.peak)} becomes {in_words(after.peak)}, for {cost:.2%} more predicted time"
-    yield Match(next(iter(again)), tuple(again), (problem, order), note)
+    yield Match(again[0], again, (problem, order), note)
 
 
 def _operators(gm: fx.GraphModule, problem: Problem) -> dict[fx.Node, int]:
@@ -73,12 +73,6 @@ def _why_not(problem: Problem, node: fx.Node, at: dict[fx.Node, int]) -> str:
         return f"{node.name} is made in backward: what it makes is not kept for later."
     one = problem.operators[at[node]]
     return "" if one.writes_again else one.why_kept or f"{node.name} makes nothing that could be forgotten."
-
-
-def rewrite(gm: fx.GraphModule, match: Match) -> None:
-    """Copies of what runs again, before what needs them."""
-    problem, order = match.data
-    run_schedule(gm, problem, order)
 
 
 class _Gate(nn.Module):

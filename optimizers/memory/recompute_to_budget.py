@@ -34,7 +34,7 @@ from optimizers.base import Example, Match, Miss, Optimization
 from optimizers.recomputation.evaluate import as_it_is, held_at_peak
 from optimizers.recomputation.plan import Plan, Scheduled, plan
 from optimizers.recomputation.problem import Problem, problem_of
-from optimizers.recomputation.rewriting import run_schedule
+from optimizers.recomputation.rewriting import ran_again, rewrite
 from optimizers.record import Claim, Parameter
 
 UNITS = ("time", "operations")
@@ -59,14 +59,8 @@ def find(gm: fx.GraphModule, budget: str = "0.5", cost: int = 0) -> Iterator[Mat
         yield Miss(problem.nodes[found.at], _impossible(problem, found))
         return
     order = best.order
-    again = dict.fromkeys(problem.nodes[at] for runs in order for at, is_again in runs if is_again)
-    yield Match(next(iter(again)), tuple(again), (problem, order), in_short(problem, found, best, len(again)))
-
-
-def rewrite(gm: fx.GraphModule, match: Match) -> None:
-    """Copies of what runs again, before what needs them."""
-    problem, order = match.data
-    run_schedule(gm, problem, order)
+    again = ran_again(problem, order)
+    yield Match(again[0], again, (problem, order), in_short(problem, found, best, len(again)))
 
 
 def in_short(problem: Problem, found: Plan, best: Scheduled, again: int) -> str:

@@ -9,10 +9,22 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
+from optimizers.base import Match
 from optimizers.recomputation.evaluate import Run
 from optimizers.recomputation.problem import DROPOUT, Problem, owners
 
 aten = torch.ops.aten
+
+
+def rewrite(gm: fx.GraphModule, match: Match) -> None:
+    """Copies of what runs again, before what needs them: the rewrite of every optimization whose match holds a problem and an order."""
+    problem, order = match.data
+    run_schedule(gm, problem, order)
+
+
+def ran_again(problem: Problem, order: Sequence[Sequence[Run]]) -> tuple[fx.Node, ...]:
+    """The nodes that run again, each once, in the order of their first time."""
+    return tuple(dict.fromkeys(problem.nodes[at] for runs in order for at, is_again in runs if is_again))
 
 
 def run_schedule(gm: fx.GraphModule, problem: Problem, order: Sequence[Sequence[Run]]) -> None:
