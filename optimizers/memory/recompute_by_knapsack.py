@@ -27,7 +27,7 @@ from optimizers.base import Example, Match, Miss, Optimization
 from optimizers.recomputation.core import Core
 from optimizers.recomputation.evaluate import schedule
 from optimizers.recomputation.knapsack import Item, keep_within
-from optimizers.recomputation.problem import Problem, problem_of
+from optimizers.recomputation.problem import Problem, device_of, problem_of
 from optimizers.recomputation.rewriting import ran_again, rewrite
 from optimizers.record import Claim, Parameter
 
@@ -36,7 +36,7 @@ GRAINS = 2000
 
 def find(gm: fx.GraphModule, budget: str = "0.5") -> Iterator[Match | Miss]:
     """One place: all that does not fit."""
-    problem = problem_of(gm, "cpu")
+    problem = problem_of(gm, device_of(gm))
     if problem.backward == len(problem.operators):
         yield Miss(gm.graph.output_node(), "This graph has no backward, so it keeps no activations.")
         return

@@ -29,14 +29,14 @@ from optimizers.base import Example, Match, Miss, Optimization
 from optimizers.recomputation.core import Core
 from optimizers.recomputation.evaluate import schedule
 from optimizers.recomputation.min_cut import cheapest_to_keep
-from optimizers.recomputation.problem import problem_of
+from optimizers.recomputation.problem import device_of, problem_of
 from optimizers.recomputation.rewriting import ran_again, rewrite
 from optimizers.record import Claim
 
 
 def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
     """One place: all that the cut forgets."""
-    problem = problem_of(gm, "cpu")
+    problem = problem_of(gm, device_of(gm))
     if problem.backward == len(problem.operators):
         yield Miss(gm.graph.output_node(), "This graph has no backward, so it keeps no activations.")
         return

@@ -24,7 +24,7 @@ from optimizers.base import Example, Match, Miss, Optimization
 from optimizers.planning.bodies import named
 from optimizers.recomputation.core import Core
 from optimizers.recomputation.evaluate import schedule
-from optimizers.recomputation.problem import Problem, owners, problem_of
+from optimizers.recomputation.problem import Problem, device_of, owners, problem_of
 from optimizers.recomputation.rewriting import ran_again, rewrite
 from optimizers.record import Claim, Parameter
 
@@ -34,7 +34,7 @@ def find(gm: fx.GraphModule, nodes: str = "") -> Iterator[Match | Miss]:
     if not nodes:
         yield Miss(gm.graph.output_node(), "No nodes are named yet: choose them in the picture with Ctrl+click, or write their names.")
         return
-    problem = problem_of(gm, "cpu")
+    problem = problem_of(gm, device_of(gm))
     at = _operators(gm, problem)
     chosen: set[int] = set()
     for node in named(gm, nodes.split(".")):

@@ -33,7 +33,7 @@ from optimizers.amounts import bytes_of, in_words
 from optimizers.base import Example, Match, Miss, Optimization
 from optimizers.recomputation.evaluate import as_it_is, held_at_peak
 from optimizers.recomputation.plan import Plan, Scheduled, plan
-from optimizers.recomputation.problem import Problem, problem_of
+from optimizers.recomputation.problem import Problem, device_of, problem_of
 from optimizers.recomputation.rewriting import ran_again, rewrite
 from optimizers.record import Claim, Parameter
 
@@ -43,7 +43,7 @@ NAMED = 4  # storages that a refusal names
 
 def find(gm: fx.GraphModule, budget: str = "0.5", cost: int = 0) -> Iterator[Match | Miss]:
     """One place: the whole plan."""
-    problem = problem_of(gm, _device(gm), UNITS[cost])
+    problem = problem_of(gm, device_of(gm), UNITS[cost])
     yield from kept_anyway(problem)
     if problem.backward == len(problem.operators):
         yield Miss(gm.graph.output_node(), "This graph has no backward, so it keeps no activations.")
@@ -89,11 +89,6 @@ def _impossible(problem: Problem, found: Plan) -> str:
         f"{in_words(found.budget)} is below what recomputation reaches here: the smallest peak found is {in_words(found.peak)}, "
         f"while {problem.operators[found.at].name} runs, when {largest}{more} are there.{floor}"
     )
-
-
-def _device(gm: fx.GraphModule) -> str:
-    value = next((node.meta["val"] for node in gm.graph.nodes if isinstance(node.meta.get("val"), Tensor)), None)
-    return "cpu" if value is None else value.device.type
 
 
 class _Deep(nn.Module):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from graphs.bodies import bodies
 from graphs.cost import cost, is_view, value_bytes
@@ -92,6 +92,12 @@ def problem_of(gm: fx.GraphModule, device: str, unit: str = "time") -> Problem:
         unit: of costs: "time" (predicted nanoseconds on a machine of the device's class) or "operations" (counted, matmuls and all else).
     """
     return _Reader(MACHINES.get(device, MACHINES["cpu"]), unit).read(gm)
+
+
+def device_of(gm: fx.GraphModule) -> str:
+    """cpu or cuda: where the graph's values are."""
+    value = next((node.meta["val"] for node in gm.graph.nodes if isinstance(node.meta.get("val"), Tensor)), None)
+    return "cpu" if value is None else value.device.type
 
 
 @dataclass
