@@ -13,6 +13,7 @@ from graphs.capture import capture
 from graphs.errors import RequestError
 from graphs.program import Program
 from graphs.snapshot import snapshot
+from graphs.sources.zoo import zoo_source
 from optimizers.amounts import bytes_of, in_words, is_amount
 from optimizers.base import Match, Optimization
 from optimizers.budget import budget_front, pareto
@@ -212,6 +213,15 @@ def test_a_budget_below_what_is_possible_names_the_smallest_one_and_what_is_ther
     held = held_at_peak(problem, found.levels)
     assert problem.operators[held[0][0]].name in reason
     assert sum(size for _, size in held) <= found.peak
+
+
+def test_the_nodes_that_are_named_run_again_and_no_others() -> None:
+    program = capture(zoo_source("chain", {"depth": "4", "batch": "64", "width": "8"}), "training", "cpu").program
+    graph = snapshot(program)
+    for nodes, again in (("relu", {"relu_again"}), ("relu_1.addmm_1", {"addmm_1_again", "relu_1_again"}), ("detach", {"relu_again"})):
+        made = apply(program, graph, "recompute-nodes", {"nodes": nodes}).snapshot
+        copies = {node.name for node in made.nodes if node.phase == "recompute" and node.storage == node.name}
+        assert copies == again, nodes
 
 
 def test_amounts_are_read_as_they_are_written() -> None:

@@ -14,6 +14,7 @@ costs more than it saves: the step shows both.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 
 import torch
@@ -62,7 +63,7 @@ def _operators(gm: fx.GraphModule, problem: Problem) -> dict[fx.Node, int]:
     """The operator that makes what a node shows."""
     place = {node: index for index, node in enumerate(problem.nodes)}
     for index, node in enumerate(problem.nodes):
-        place.update((user, index) for user in node.users if user in problem.storage)
+        place.update((user, index) for user in node.users if user.target is operator.getitem)
     return {node: place[owner] for node, owner in owners(gm).items() if owner in place}
 
 
