@@ -6,11 +6,13 @@ BIN := $(VENV)/bin
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 TRITON := triton==3.8.0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+unexport PYTHONDONTWRITEBYTECODE
+MAKEFLAGS += -j2  # packages of Python and of the system come at the same time
 
 .PHONY: run test setup clean
 
 run: $(VENV)/.run $(VENV)/.compiler
-	$(BIN)/python -m streamlit run app.py
+	$(BIN)/python -m streamlit run server.py
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
@@ -23,29 +25,36 @@ $(BIN)/python:
 
 # PyTorch for CUDA brings the Triton that it goes with; the CPU build has none, and needs one to write code for GPUs that are not there.
 # Without an NVIDIA driver the CPU build of torch will do: a fifth of the download. Its index is used when it answers.
-$(VENV)/.run: requirements.txt | $(BIN)/python
+# pip would compile one module after another, which is half of its time; what no Python can compile stays as it is.
+define install
 	@index=; if ! command -v nvidia-smi >/dev/null && $(BIN)/python -c "import urllib.request as r; r.urlopen('$(TORCH_CPU)/', timeout=5)" 2>/dev/null; \
 	then index="--extra-index-url $(TORCH_CPU)"; fi; \
-	$(BIN)/pip install -q -r requirements.txt $$index
-	@if [ "$$(uname -s)" = Linux ] && ! $(BIN)/pip show -q triton 2>/dev/null; then $(BIN)/pip install -q $(TRITON); fi
+	$(BIN)/pip install -q --no-compile -r $(1) $$index
+	@if [ "$$(uname -s)" = Linux ] && ! $(BIN)/pip show -q triton 2>/dev/null; then $(BIN)/pip install -q --no-compile $(TRITON); fi
+	@$(BIN)/python -m compileall -qq -j 2 $(VENV)/lib || true
+endef
+
+$(VENV)/.run: requirements.txt | $(BIN)/python
+	$(call install,requirements.txt)
 	@touch $@
 
-$(VENV)/.test: requirements-dev.txt $(VENV)/.run
-	$(BIN)/pip install -q -r requirements-dev.txt
-	@touch $@
+$(VENV)/.test: requirements-dev.txt requirements.txt requirements-cluster.txt | $(BIN)/python
+	$(call install,requirements-dev.txt)
+	@touch $(VENV)/.run $@
 
-# Debian's chromium where root can install it; Playwright's own elsewhere.
-$(VENV)/.browser: $(VENV)/.test
+# Debian's chromium where root can install it; Playwright's own elsewhere. One apt-get at a time.
+DEBIANS := $(shell command -v chromium || { [ "$$(id -u)" = 0 ] && command -v apt-get; })
+$(VENV)/.browser: | $(VENV)/.compiler $(if $(DEBIANS),,$(VENV)/.test)
 	@if command -v chromium >/dev/null; then true; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; \
 	else $(BIN)/playwright install chromium; fi
 	@touch $@
 
-# Fused kernels are compiled from C++ on a CPU, against Python's headers.
+# Fused kernels are compiled from C++ on a CPU, against Python's headers; the sandbox for uploads compiles its filter with libseccomp.
 $(VENV)/.compiler: | $(BIN)/python
-	@if command -v g++ >/dev/null && $(BIN)/python -c "import os, sysconfig as s; os.stat(s.get_path('include') + '/Python.h')" 2>/dev/null; then true; \
-	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq --no-install-recommends g++ python3-dev; \
-	else echo "Fused kernels need a C++ compiler and Python's headers (on Debian: sudo apt install g++ python3-dev)."; fi
+	@if command -v g++ >/dev/null && $(BIN)/python -c "import ctypes.util as c, os, sysconfig as s; os.stat(s.get_path('include') + '/Python.h'); assert c.find_library('seccomp')" 2>/dev/null; then true; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq --no-install-recommends g++ python3-dev libseccomp2; \
+	else echo "Fused kernels need a C++ compiler and Python's headers, uploads need libseccomp (on Debian: sudo apt install g++ python3-dev libseccomp2)."; fi
 	@touch $@
 
 clean:

@@ -163,9 +163,9 @@ def measured(names: list[str], loud: bool = False) -> Iterator[Result]:
 
 
 def main(words: list[str]) -> None:
-    import transformers
+    from transformers.utils import logging
 
-    transformers.logging.set_verbosity_error()
+    logging.set_verbosity_error()
     torch.set_num_threads(1)
     if words == ["--list"]:
         print(*architectures(every=True), sep="\n")

@@ -15,16 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.fusion_inductor import quiet, step_of
+from benchmarks.fusion_inductor import quiet
 from benchmarks.fusion_models import sized
 from benchmarks.fusion_pipeline import improved
 from graphs.capture import capture
 from graphs.kernels import compile_ahead
+from graphs.original import original
 from graphs.program import Program
 from graphs.sources.base import ModelSource
 from graphs.sources.zoo import zoo_source
 from profiler.allocator import freed_memory_kept
-from profiler.measure import timed_rounds
+from profiler.blocks import Limits, timed_blocks
+from profiler.runs import clock_of
 from profiler.statistics import ratio_interval
 
 BUDGET_S = 8.0
@@ -91,7 +93,8 @@ def timed(source: ModelSource, mode: str, budget_s: float = BUDGET_S) -> Timed:
     captured = _graph(program, inputs)
     start = time.perf_counter()
     with quiet():
-        theirs = _compiled(source, mode, program, inputs)
+        torch._dynamo.reset()
+        theirs = original(source, program, compiled=True)
         theirs()
         their_seconds = time.perf_counter() - start
         error = _difference(captured(), ours())
@@ -99,7 +102,8 @@ def timed(source: ModelSource, mode: str, budget_s: float = BUDGET_S) -> Timed:
         with freed_memory_kept():
             for run in runs * WARM_UPS:
                 run()
-            times = timed_rounds([_without_result(run) for run in runs], 0, budget_s)
+            blocks, _ = timed_blocks([_without_result(run) for run in runs], clock_of("cpu"), Limits(budget_s))
+            times = blocks.sum(axis=1) / 2
     torch._dynamo.reset()
     medians = [float(each) for each in np.median(times, axis=0)]
     launches = found.before.launches, found.after.launches
@@ -138,30 +142,6 @@ def _graph(program: Program, inputs: list[Tensor]) -> Callable[[], Any]:
             return graph(*inputs)
 
     return run
-
-
-def _compiled(source: ModelSource, mode: str, program: Program, inputs: list[Tensor]) -> Callable[[], Any]:
-    """The model under torch.compile with the weights of the program."""
-    torch._dynamo.reset()
-    model, given = source.build(), source.inputs()
-    model.train(mode == "training")
-    weights = {spec.target: value for spec, value in zip(program.inputs, inputs, strict=True) if spec.role in ("parameter", "buffer")}
-    model.load_state_dict(weights, strict=False)
-    args, kwargs = ((), given) if isinstance(given, dict) else (given, {})
-    step = torch.compile(step_of(model, source, mode), fullgraph=True)
-
-    def infer() -> Any:
-        with torch.no_grad():
-            return step(*args, **kwargs)
-
-    def train() -> Any:
-        for parameter in model.parameters():
-            parameter.grad = None
-        loss = step(*args, **kwargs)
-        loss.backward()
-        return loss
-
-    return train if mode == "training" else infer
 
 
 def _difference(one: Any, other: Any) -> float:

@@ -1,10 +1,12 @@
 """Peak memory of training graphs: PyTorch's activation budgets, a checkpoint around every block, and `recompute-to-budget`.
 
-    python -m benchmarks.memory [--only resnet50] [--solvers dp,ilp]
+    python -m benchmarks.memory [--only resnet50] [--solvers dp,ilp] [--alone]
 
 Each row: the peak as a share of the peak that keeps everything, and the operations that are done more, of matmuls and convolutions alone and of all. All peaks
 are counted the same way: what the graph allocates over forward and then backward, parameters and inputs left out, gradients of parameters
-in. fxscope's rows say which steps stand before the recomputation. Needs networkx for PyTorch's rows, scipy for the solver ilp.
+in. fxscope's rows say which steps stand before the recomputation. Needs networkx for PyTorch's rows, and scipy for those of its solver ilp: a
+solver that cannot run here is named and left out. At each peak that a peer came to, a row says what recomputation alone needs there, and
+"dearer" where that is more operations than the peer's.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks import fusion_models as models
-from benchmarks.memory_peers import checkpointed_blocks, partitioned
+from benchmarks.memory_peers import checkpointed_blocks, partitioned, usable
 from graphs.capture import capture
 from graphs.cost import cost
 from graphs.options import CaptureOptions
@@ -67,39 +69,50 @@ ROWS = (
 )  # fmt: skip
 
 
-def line(what: str, peak: int, base: Totals, matmul: int, every: int, more: str = "") -> None:
-    """One row of the table."""
-    print(
-        f"  {what:44} {peak / base.peak_bytes:6.3f} {peak / 1e6:9.1f} MB {100 * (matmul / base.matmul_flops - 1):+7.2f} % matmul"
-        f" {100 * (every / base.flops - 1):+7.2f} % all  {more}",
-        flush=True,
-    )
+@dataclass(frozen=True)
+class Point:
+    """What someone came to: a peak in bytes, and the operations that run, of matmuls and convolutions and all."""
+
+    what: str
+    peak: int
+    matmul: int
+    every: int
+
+    def shown(self, base: Totals, more: str = "") -> None:
+        """One row of the table."""
+        print(
+            f"  {self.what:44} {self.peak / base.peak_bytes:6.3f} {self.peak / 1e6:9.1f} MB {100 * (self.matmul / base.matmul_flops - 1):+7.2f} % matmul"
+            f" {100 * (self.every / base.flops - 1):+7.2f} % all  {more}",
+            flush=True,
+        )
 
 
-def peers(program: Program, problem: Problem, base: Totals, solvers: Sequence[str], numbers: int) -> list[int]:
-    """PyTorch's budgets, and a checkpoint around every block; gives their peaks."""
-    peaks = []
+def peers(program: Program, problem: Problem, base: Totals, solvers: Sequence[str], numbers: int) -> list[Point]:
+    """PyTorch's budgets, and a checkpoint around every block."""
+    points = []
     for solver in solvers:
         for budget in BUDGETS:
             totals = partitioned(program, budget, solver).totals
-            peaks.append(totals.peak_bytes)
-            line(f"activation_memory_budget={budget} {solver}", totals.peak_bytes, base, totals.matmul_flops, totals.flops)
+            points.append(Point(f"activation_memory_budget={budget} {solver}", totals.peak_bytes, totals.matmul_flops, totals.flops))
+            points[-1].shown(base)
     levels = checkpointed_blocks(problem, numbers)
-    peaks.append(Core(problem).evaluate(levels).peak)
-    line("a checkpoint around every block", peaks[-1], base, *operations(problem, levels, base))
-    return peaks
+    points.append(Point("a checkpoint around every block", Core(problem).evaluate(levels).peak, *operations(problem, levels, base)))
+    points[-1].shown(base)
+    return points
 
 
-def at_equal_peaks(problem: Problem, peaks: Sequence[int], base: Totals) -> None:
-    """Recomputation alone, at the peaks that the others came to."""
-    for plan in plans(problem, sorted(set(peaks), reverse=True)):
-        line(
-            f"recompute-to-budget at {plan.budget / base.peak_bytes:.3f}",
-            plan.peak,
-            base,
-            *operations(problem, plan.levels, base),
-            plan.ending,
-        )
+def at_equal_peaks(problem: Problem, points: Sequence[Point], base: Totals) -> None:
+    """Recomputation alone, at the peaks that the others came to, beside the fewest operations that a peer needs for as little."""
+    budgets = sorted({point.peak for point in points}, reverse=True)
+    dearer = 0
+    for plan in plans(problem, budgets):
+        ours = Point(f"recompute-to-budget at {plan.budget / base.peak_bytes:.3f}", plan.peak, *operations(problem, plan.levels, base))
+        best = min((point for point in points if point.peak <= plan.budget), key=lambda point: point.every)
+        share = (ours.every - best.every) / base.flops
+        dearer += share > 0
+        than = f"{100 * share:+.2f} % of all operations against {best.what}"
+        ours.shown(base, f"{plan.ending}; {'dearer: ' if share > 0 else ''}{than}")
+    print(f"  dearer than a peer at {dearer} of {len(budgets)} peaks", flush=True)
 
 
 def operations(problem: Problem, levels: Sequence[int], base: Totals) -> tuple[int, int]:
@@ -115,14 +128,15 @@ def ours(row: Row, program: Program, base: Totals) -> None:
         applied = apply(program, graph, step, {})
         program, graph = applied.program, applied.snapshot
         done.append(step)
-        line(" + ".join(done), graph.totals.peak_bytes, base, graph.totals.matmul_flops, graph.totals.flops)
+        Point(" + ".join(done), graph.totals.peak_bytes, graph.totals.matmul_flops, graph.totals.flops).shown(base)
     problem = problem_of(program.gm, program.device, "operations")
     start = time.perf_counter()
     for plan in plans(problem, [int(share * base.peak_bytes) for share in row.shares]):
-        matmul, every = operations(problem, plan.levels, graph.totals)
         bound = "" if plan.bound is None else f"bound {100 * ((graph.totals.flops + plan.bound) / base.flops - 1):+.2f} % all"
         what = " + ".join([*done, f"budget {plan.budget / base.peak_bytes:.2f}"])
-        line(what, plan.peak, base, matmul, every, f"{bound} {plan.ending} {time.perf_counter() - start:.1f} s")
+        Point(what, plan.peak, *operations(problem, plan.levels, graph.totals)).shown(
+            base, f"{bound} {plan.ending} {time.perf_counter() - start:.1f} s"
+        )
         start = time.perf_counter()
 
 
@@ -130,16 +144,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="")
     parser.add_argument("--solvers", default="dp,ilp")
+    parser.add_argument("--alone", action="store_true", help="only what recomputation comes to without other steps")
     given = parser.parse_args()
+    solvers = usable([one for one in given.solvers.split(",") if one])
     for row in ROWS:
         if given.only in row.name:
             program = capture(row.source(), "training", "cpu", CaptureOptions(omit="outputs")).program
             base = snapshot(program).totals
             problem = problem_of(program.gm, "cpu", "operations")
             print(f"{row.title}: {base.nodes:,} nodes, {base.peak_bytes / 1e6:,.1f} MB with everything kept; bar {row.bars}", flush=True)
-            peaks = peers(program, problem, base, [one for one in given.solvers.split(",") if one], row.numbers)
-            at_equal_peaks(problem, peaks, base)
-            ours(row, program, base)
+            at_equal_peaks(problem, peers(program, problem, base, solvers, row.numbers), base)
+            if not given.alone:
+                ours(row, program, base)
 
 
 if __name__ == "__main__":

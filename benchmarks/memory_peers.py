@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Sequence
 
@@ -18,7 +19,22 @@ from graphs.record import GraphSnapshot
 from graphs.snapshot import snapshot
 from optimizers.recomputation.problem import Problem
 
+NEEDED = {"ilp": ("networkx", "scipy")}  # by solver; all others need networkx alone
 NUMBERED = r"(?:.*?\.)??\d+{}(?=\.|$)"
+
+
+def usable(solvers: Sequence[str]) -> list[str]:
+    """The solvers that can run here; says which cannot, and why."""
+    found = []
+    for solver in solvers:
+        missing = [name for name in NEEDED.get(solver, ("networkx",)) if importlib.util.find_spec(name) is None]
+        if missing:
+            print(
+                f"PyTorch's solver {solver} is left out: it needs {' and '.join(missing)}. `pip install {' '.join(missing)}` adds its rows."
+            )
+        else:
+            found.append(solver)
+    return found
 
 
 def partitioned(program: Program, budget: float, solver: str = "dp") -> GraphSnapshot:

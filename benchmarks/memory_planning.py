@@ -1,10 +1,11 @@
-"""How fast budgets are planned: points of a front, verified, for GPT-2, and one plan for a graph of some 10,000 nodes.
+"""How fast budgets are planned: verified points of a front, for GPT-2, and one plan for a graph of some 10,000 nodes.
 
-    python -m benchmarks.memory_planning [--batch 1] [--seq 64] [--layers 40] [--skip gpt2]
+    python -m benchmarks.memory_planning [--batch 4] [--seq 512] [--layers 40] [--skip gpt2] [--run]
 
-Of GPT-2 small (12 layers, training) the front is planned, then the pipeline of each of its points is applied and verified on real weights, step by step as the app does (b: bitwise, r: same up to rounding). Times
-are wall time; the runs of the unoptimized program, and in float64, are in the first verification that needs them. Of the long Llama the smallest budget that a rung reaches
-is planned; the memory is the process's highest resident size, before and after.
+Of GPT-2 small (12 layers, training, float32) the front is planned as the app does: each point that counts is carried out on a copy of the graph, counted there, and proven to give the
+same bits. Told is when the front had its first, third and eighth verified point, after the capture and with the catalogue loaded: wall time, and the process's own. With --run the
+smallest verified point is run too, on real weights, and compared with the graph as captured. Of the long Llama the smallest budget that a rung reaches is planned; the
+memory is the process's highest resident size, before and after.
 """
 
 from __future__ import annotations
@@ -16,52 +17,53 @@ import time
 from benchmarks import fusion_models as models
 from graphs.capture import capture
 from graphs.options import CaptureOptions
-from graphs.program import Program
-from graphs.record import GraphSnapshot
 from graphs.snapshot import snapshot
+from graphs.sources.base import ModelSource
+from graphs.sources.zoo import zoo_source
 from jobs.experiment import parse_pipeline
-from optimizers.budget import budget_front
-from optimizers.pipeline import Applied, apply
+from optimizers.budget import budget_fronts
+from optimizers.catalog import catalog
+from optimizers.pipeline import apply
 from optimizers.recomputation.plan import front, plan
 from optimizers.recomputation.problem import problem_of
+from optimizers.record import BudgetFront, BudgetPoint
 from optimizers.verify import Judge
 
+RUNGS, TOLD = 9, (1, 3, 8)
 
-def gpt2(batch: int, seq: int) -> None:
-    """Planning, then verification of point after point."""
-    source = models.gpt2("training", 12, batch, seq)
-    program = capture(source, "training", "cpu", CaptureOptions(omit="outputs")).program
+
+def gpt2(name: str, source: ModelSource, run: bool) -> None:
+    """When the verified points are there; on request, the smallest of them run."""
+    program = capture(source, "training", "cpu", CaptureOptions()).program
     graph = snapshot(program)
-    start = time.perf_counter()
-    quick = budget_front(program, graph, 0, False, lambda share: None)
-    print(f"GPT-2 small, {batch} × {seq}: {len(quick.points)} points at once, {time.perf_counter() - start:.1f} s", flush=True)
-    start = time.perf_counter()
-    found = budget_front(program, graph, 9, False, lambda share: None)
-    print(f"  {len(found.points)} points of {found.tried} with all rungs, {time.perf_counter() - start:.1f} s", flush=True)
-    judge, start = Judge(program), time.perf_counter()
-    known: dict[tuple[str, ...], Applied] = {}
-    for number, point in enumerate(found.points, 1):
-        made = applied(program, graph, point.words, judge, known)
-        verdicts = "".join(known[point.words[:count]].step.verdict.kind[0] for count in range(1, len(point.words) + 1)) or "-"
-        share = made.snapshot.totals.peak_bytes / graph.totals.peak_bytes if made else 1.0
+    catalog()
+    start, own, front, told = time.perf_counter(), time.process_time(), None, dict[int, str]()
+    for _, front in budget_fronts(program, graph, RUNGS, False):
+        for count in TOLD:
+            if len(verified(front)) >= count:
+                told.setdefault(count, f"{time.perf_counter() - start:.1f} s ({time.process_time() - own:.1f} s of CPU)")
+    assert front is not None
+    points = verified(front)
+    print(
+        f"{name}: {len(graph.nodes):,} nodes; verified points, the first after {told.get(1)}, the third after {told.get(3)}, the eighth after {told.get(8)}; "
+        f"whole after {time.perf_counter() - start:.1f} s ({time.process_time() - own:.1f} s of CPU): {len(front.points)} points of {front.tried}, {len(points)} verified",
+        flush=True,
+    )
+    for point in front.points:
+        more = f"{point.peak / graph.totals.peak_bytes:.3f} of {graph.totals.peak_bytes / 1e6:,.0f} MB, {point.seconds / front.now.seconds - 1:+.2%}"
+        print(f"  {more}: {point.verdict.kind}, {point.verdict.how}; {', '.join(point.words) or 'as it is'}")
+    if run and points:
+        (step,) = parse_pipeline(points[-1].words[-1])
+        start = time.perf_counter()
+        done = apply(program, graph, step.name, dict(step.settings), Judge(program)).step
         print(
-            f"  {number} verified after {time.perf_counter() - start:5.1f} s: {verdicts:4} {share:.3f} {', '.join(point.words)}", flush=True
+            f"  {step.words} planned anew and run: {done.verdict.kind}, {done.after.peak_bytes:,} bytes, {time.perf_counter() - start:.1f} s"
         )
 
 
-def applied(
-    program: Program, graph: GraphSnapshot, words: tuple[str, ...], judge: Judge, known: dict[tuple[str, ...], Applied]
-) -> Applied | None:
-    """The pipeline's last step, every step verified as the app does: once for each prefix."""
-    if not words:
-        return None
-    if words not in known:
-        before = applied(program, graph, words[:-1], judge, known)
-        (step,) = parse_pipeline(words[-1])
-        start = (before.program, before.snapshot) if before else (program, graph)
-        known[words] = apply(*start, step.name, dict(step.settings), judge)
-        assert known[words].step.verdict.kind in ("bitwise", "rounding"), known[words].step.verdict
-    return known[words]
+def verified(front: BudgetFront) -> list[BudgetPoint]:
+    """Points of the front that are proven, but for the graph as it is."""
+    return [point for point in front.points if point.words and point.verdict.kind == "bitwise"]
 
 
 def long(layers: int) -> None:
@@ -90,13 +92,15 @@ def resident() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--seq", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--seq", type=int, default=512)
     parser.add_argument("--layers", type=int, default=40)
     parser.add_argument("--skip", default="")
+    parser.add_argument("--run", action="store_true")
     given = parser.parse_args()
     if given.skip != "gpt2":
-        gpt2(given.batch, given.seq)
+        shape = {"batch": str(given.batch), "seq": str(given.seq)}
+        gpt2(f"zoo/gpt2, {given.batch} × {given.seq}", zoo_source("gpt2", shape), given.run)
     if given.skip != "long":
         long(given.layers)
 

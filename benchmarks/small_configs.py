@@ -134,7 +134,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 
 def small_config(kind: str) -> dict[str, Any]:
     """Fields of a small config.json of the family `kind`."""
-    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     config = CONFIG_MAPPING[kind]()
     fields = _declared(config) if kind in AS_PUBLISHED else _shrunk(_declared(config), {})
@@ -293,8 +293,8 @@ EXPERT_FIELDS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_nu
 
 def families() -> list[str]:
     """Every model_type that some class of `transformers` is built from, except parts of others (a text tower, a codec's half)."""
-    from transformers import CONFIG_MAPPING
     from transformers.models.auto import modeling_auto
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     tables = [table for name, table in vars(modeling_auto).items() if re.fullmatch(r"MODEL(_FOR_\w+)?_MAPPING_NAMES", name)]
     built = {kind for table in tables for kind in table}

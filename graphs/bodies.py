@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.utils import _pytree as pytree
 
 LOOPS = ("while_loop", "while_loop_stack_output")
@@ -91,13 +92,14 @@ def bodies(node: fx.Node) -> tuple[Body, ...]:
 
 
 def copied(gm: fx.GraphModule) -> fx.GraphModule:
-    """A graph of its own with the same nodes, names and notes; constants and the graphs that it holds are shared."""
+    """A graph of its own with the same nodes, names and notes; constants and the graphs that it holds are shared. Its Python code is written
+    when somebody asks for it or calls it: interpreters, and all that only reads the graph, never do."""
     graph, values = fx.Graph(), dict[fx.Node, fx.Node]()
     output = graph.output(graph.graph_copy(gm.graph, values))  # type: ignore[arg-type]
     for old, new in [*values.items(), (gm.graph.output_node(), output)]:
         new.meta = copy.copy(old.meta)
         new.name = old.name
-    return fx.GraphModule(gm, graph)
+    return _LazyGraphModule(gm, graph)
 
 
 def all_graphs(gm: fx.GraphModule) -> Iterator[fx.GraphModule]:

@@ -7,6 +7,7 @@ their input. Bytes moved: every operand crosses main memory once. A launch is an
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from graphs.linear_cross_entropy import sizes, work
 from graphs.record import Cost
 from graphs.regions import Prepared, Region
 from graphs.rms_norm import launches as rms_norm_launches
+from graphs.touched import touched
 
 aten = torch.ops.aten
 NOTHING = (
@@ -120,8 +122,11 @@ def is_pointwise(target: object) -> bool:
 
 def is_view(target: Any) -> bool:
     """Does the operator return memory of its input? Read from the schema; the unsafe ones say no there but do."""
-    if not isinstance(target, torch._ops.OpOverload):
-        return False
+    return isinstance(target, torch._ops.OpOverload) and _gives_memory_of_input(target)
+
+
+@functools.cache
+def _gives_memory_of_input(target: torch._ops.OpOverload) -> bool:
     if target.overloadpacket in ALIASES:
         return True
     return any(ret.alias_info is not None and not ret.alias_info.is_write for ret in target._schema.returns)
@@ -148,11 +153,22 @@ def cost(node: fx.Node) -> Cost:
         return _of_stacking(node, value)
     if packet in NOTHING or (not _leaves(value) and not isinstance(target, torch._ops.OpOverload)):  # sizes are computed on the host
         return Cost()
-    read, written = _bytes_read(node, packet, value), value_bytes(value)
+    read, written = _bytes_moved(node, packet, value)
     if (fused := fused_operations(node)) is not None:
         return Cost(sum(fused), fused[0], read, written, 1, True)
     flops, matmul, known = _operations(node, packet, value)
     return Cost(flops, flops if matmul else 0, read, written, _launches(node, packet), known)
+
+
+def _bytes_moved(node: fx.Node, packet: Any, value: Any) -> tuple[int, int]:
+    """(bytes read, bytes written)."""
+    read, written = _bytes_read(node, packet, value), value_bytes(value)
+    chosen = touched(node)
+    if chosen is None:
+        return read, written
+    others = node.all_input_nodes[1:]
+    size = min(written, chosen[0] * value.element_size())  # an element that is selected twice crosses memory once
+    return min(read, _once(others, [_stored_bytes(each.meta.get("val")) for each in others]) + size * chosen[1]), size
 
 
 def _launches(node: fx.Node, packet: Any) -> int:
@@ -201,7 +217,11 @@ def _of_stacking(node: fx.Node, value: Any) -> Cost:
 
 
 def _leaves(value: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+    if isinstance(value, Tensor):  # most values are one, and this is asked ten thousand times for a graph
+        return [value]
+    if isinstance(value, tuple | list):
+        return [leaf for each in value for leaf in _leaves(each)]
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)] if isinstance(value, dict) else []
 
 
 def _bytes_read(node: fx.Node, packet: Any, value: Any) -> int:

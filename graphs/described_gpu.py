@@ -110,6 +110,7 @@ def _kernel_record(name: str, kernel: Kernel, gpu: str) -> KernelRecord:
         links=code.links,
         exact=code.exact,
         body=body_snapshot(kernel.body),
+        loops=code.loops,
     )
 
 

@@ -13,6 +13,7 @@ import contextlib
 import functools
 import re
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,7 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from graphs.kernel_traffic import Traffic, beyond_one_loop
+from graphs.loop_text import text_of_loop
 from graphs.outer_loops import row_by_row
 from graphs.products import DECOMPOSITIONS, has_product, why_called
 from graphs.rms_norm import rms_norm_backward
@@ -29,6 +31,7 @@ from graphs.rms_norm import rms_norm_backward
 SOURCE = re.compile(r"async_compile\.\w+\(.*?r?'''(.*?)'''", re.DOTALL)
 UNROLLED = 8  # a reduction over so few elements is written out: its loop is the one over its results
 _one_at_a_time = threading.RLock()  # Inductor's state is the process's
+_bests: weakref.WeakKeyDictionary[fx.GraphModule, tuple[_Way, Lowered]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Lowered:
         nests: for each kernel the names of the body's nodes that it computes.
         beyond: bytes that several kernels move and one would not.
         called: why a matmul is left to a library although it could be generated with the rest; empty where it is not.
+        loops: for each kernel Inductor's loops as text, before they become code; written only where somebody asks for the source.
     """
 
     launches: int
@@ -50,6 +54,7 @@ class Lowered:
     nests: tuple[tuple[str, ...], ...]
     beyond: Traffic = Traffic()
     called: str = ""
+    loops: tuple[str, ...] = ()
 
 
 Call = Callable[[list[Tensor]], Sequence[Tensor]]
@@ -70,7 +75,7 @@ def lower_twice(body: fx.GraphModule, within: Callable[[], contextlib.AbstractCo
     with _one_at_a_time:
         way, found = _best(body)
         with within():
-            return found, _generated(body, way)
+            return found, _generated(body, way, write_loops=True)
 
 
 def compiled(body: fx.GraphModule, like: Sequence[Tensor]) -> Call:
@@ -140,6 +145,13 @@ def _laid_out(body: fx.GraphModule, like: Sequence[Tensor]) -> fx.GraphModule:
 
 
 def _best(body: fx.GraphModule) -> tuple[_Way, Lowered]:
+    """The way with the fewest kernels; looked for once for each body, because counting, compiling and showing one all begin here."""
+    if body not in _bests:
+        _bests[body] = _best_of_all(body)
+    return _bests[body]
+
+
+def _best_of_all(body: fx.GraphModule) -> tuple[_Way, Lowered]:
     best: tuple[_Way, Lowered] | None = None
     refused = why_called(body)
     for way in _ways(body):
@@ -214,14 +226,17 @@ NORMALIZED = {aten.native_layer_norm: 1, aten.native_layer_norm_backward: 2}
 OVER_ONE_DIM = {aten._softmax: 1, aten._log_softmax: 1, aten._softmax_backward_data: 2, aten._log_softmax_backward_data: 2}
 
 
-def _generated(body: fx.GraphModule, way: _Way) -> Lowered:
+def _generated(body: fx.GraphModule, way: _Way, write_loops: bool = False) -> Lowered:
     with _lowering(body, way) as (graph, inputs), row_by_row() as outer:
         graph.run(*inputs)
         module = graph.codegen()[0].value
         loops = [loop for node in graph.scheduler.nodes if not _is_nothing(node) for loop in outer.loops(node)]
         sources = "\n\n".join(text.strip() for text in SOURCE.findall(module))
         beyond = beyond_one_loop(loops, frozenset(graph.get_output_names()))
-        return Lowered(len(loops), sources, module, tuple(tuple(sorted(_origins(loop))) for loop in loops), beyond)
+        nests = tuple(tuple(sorted(_origins(loop))) for loop in loops)
+        names = [node.name for node in body.graph.find_nodes(op="placeholder")]
+        written = tuple(text_of_loop(loop, names) for loop in loops) if write_loops else ()
+        return Lowered(len(loops), sources, module, nests, beyond, loops=written)
 
 
 def _is_nothing(node: Any) -> bool:

@@ -181,12 +181,14 @@ class Sourced(msgspec.Struct, frozen=True, tag=True):
     Attributes:
         links: one for every node of the body that has lines, in the order of the body.
         exact: are links of nodes single lines, or only whole loops?
+        loops: the text of every launch's loop, before it becomes code; empty for a library's.
     """
 
     lowered: Lowered
     links: tuple[LineLink, ...]
     nests: tuple[Nest, ...]
     exact: bool
+    loops: tuple[str, ...] = ()
 
 
 def sourced(body: fx.GraphModule) -> Sourced:
@@ -202,7 +204,7 @@ def sourced(body: fx.GraphModule) -> Sourced:
     lines = _lines(marked.source, marks.names) if exact else {}
     nests = tuple(_nest(body, set(nest), lines if exact else None) for nest in plain.nests)
     links = [_link(name, lines, nests, plain.source) for name in names]
-    return Sourced(plain, tuple(link for link in links if link), nests, exact)
+    return Sourced(plain, tuple(link for link in links if link), nests, exact, marked.loops)
 
 
 def _nest(body: fx.GraphModule, found: set[str], lines: dict[str, list[int]] | None) -> Nest:

@@ -4,6 +4,10 @@ The logits of a language model are its largest tensor: tokens · vocabulary numb
 it contributes. The operators here go over the rows in chunks: logits of a chunk, their log-softmax, the losses, and in training at once the gradient of the logits
 and what it adds to the gradients of the hidden states and the weight. (The idea: Hsu et al. 2024, *Liger Kernel*, section 3.2, FusedLinearCrossEntropy.)
 
+The weight's gradient is summed where it is given out. In bfloat16 and float16 every sum is rounded, and what is small beside the sum so far gets lost. So the gradients
+of the logits of several chunks are held, narrow, until an eighth of all rows is there, and one product adds them. With eight roundings in the place of one the
+error stays within what the verdict calls rounding. Where the weight is so small that an eighth of the rows would take more, the sum is in float32 beside it.
+
 All memory that a chunk needs is one workspace, which is given out as a result that nobody reads: so it is counted where memory is counted.
 """
 
@@ -21,6 +25,8 @@ from graphs.record import Cost
 aten = torch.ops.aten
 NONE, MEAN, SUM = range(3)  # how torch numbers reductions
 ALIGNED = 64  # bytes between the starts of two parts of the workspace
+ROUNDINGS = 8  # how often a narrow weight's gradient may be rounded, once for each product that is added
+BLOCKS = 8  # of words: a product is added to a float32 sum in so many pieces, so that it is never there as a whole
 
 
 @dataclass(frozen=True)
@@ -49,18 +55,39 @@ class Sizes:
         return self.dtype != self.wide
 
     @property
-    def sums_apart(self) -> bool:
-        """Is the weight's gradient summed in float32, and rounded once at the end?"""
+    def rounds(self) -> bool:
+        """Is a sum in the weight's own dtype rounded so coarsely that it may not be done for every chunk?"""
         return self.gradient and self.dtype.itemsize < 4
 
+    @property
+    def sums_apart(self) -> bool:
+        """Is the weight's gradient summed in float32, and rounded once at the end, because that takes less than holding rows?"""
+        apart = self.words * self.width * 4 + self.block * self.width * self.dtype.itemsize
+        return self.rounds and apart < (self._few_products - self.rows) * self.words * self.dtype.itemsize
+
+    @property
+    def held(self) -> int:
+        """Rows of logits' gradients that are there before they are added to the weight's gradient, by one product."""
+        return self._few_products if self.rounds and not self.sums_apart else self.rows
+
+    @property
+    def _few_products(self) -> int:
+        """Rows of a product, whole chunks, so that there are at most `ROUNDINGS` products."""
+        return min(self.tokens, -(-self.tokens // (ROUNDINGS * self.rows)) * self.rows)
+
+    @property
+    def block(self) -> int:
+        """Words of a piece of a product that is added to a float32 sum."""
+        return -(-self.words // BLOCKS)
+
     def parts(self) -> list[tuple[tuple[int, int], torch.dtype]]:
-        """Shapes and dtypes that make up the workspace."""
-        chunk, weight = (self.rows, self.words), (self.words, self.width)
+        """Shapes and dtypes that make up the workspace: logits and then their gradients; log-probabilities; logits cast; the sum and a piece of a product."""
+        chunk = (self.rows, self.words)
         return [
+            ((self.held, self.words), self.dtype),
             (chunk, self.wide),
-            (chunk, self.wide),
-            *([(chunk, self.dtype)] if self.narrow else []),
-            *([(weight, torch.float32), (weight, self.dtype)] if self.sums_apart else []),
+            *([(chunk, self.wide)] if self.narrow else []),
+            *([((self.words, self.width), torch.float32), ((self.block, self.width), self.dtype)] if self.sums_apart else []),
         ]
 
     def workspace(self) -> int:
@@ -76,29 +103,41 @@ def sizes(x: Tensor, weight: Tensor, bias: Tensor | None, rows: int, wide: torch
 
 def work(size: Sizes, reduction: int) -> Cost:
     """What the loop really does: operations, bytes and launches of every operator that runs, chunk by chunk."""
-    chunks = -(-size.tokens // size.rows)
     logits, weight = size.tokens * size.words, size.words * size.width
     wide, narrow = size.wide.itemsize, size.dtype.itemsize
-    hidden, row = size.tokens * size.width * narrow, size.tokens * wide
-    products = 2 * logits * size.width * (3 if size.gradient else 1)
-    # Forward: the product, the cast, the log-softmax, and of each row the one number that its target picks.
+    chunks, hidden, row = -(-size.tokens // size.rows), size.tokens * size.width * narrow, size.tokens * wide
+    products = 2 * logits * size.width
+    # The product, the cast, the log-softmax, and of each row the one number that its target picks.
     launches = chunks * (3 + size.narrow) + (7 if reduction == NONE else 9 + (size.wide.itemsize < 4))
-    flops = 5 * logits
     read = hidden + chunks * (weight + size.bias * size.words) * narrow + logits * (size.narrow * narrow + wide) + 8 * size.tokens + row
     written = logits * (narrow + wide + size.narrow * wide) + row
     read, written = read + 18 * size.tokens + 3 * row, written + 9 * size.tokens + 2 * row  # which rows count, and their losses
-    if size.gradient:
-        launches += (
-            chunks * (5 + size.narrow + size.sums_apart + 2 * size.bias) + (6 if reduction == MEAN else 4) + size.sums_apart + size.bias
-        )
-        flops += 3 * logits + size.bias * (logits + chunks * size.words) + size.sums_apart * chunks * weight
-        read += logits * (2 * wide + size.narrow * wide + (2 + size.bias) * narrow) + hidden + 8 * size.tokens + 4 * row
-        read += chunks * weight * (narrow + (narrow + 4 if size.sums_apart else narrow)) + size.bias * chunks * 2 * size.words * narrow
-        read += size.sums_apart * weight * 4 + size.tokens * 2
-        written += logits * (2 * wide + size.narrow * narrow) + hidden + 2 * row
-        written += chunks * weight * (narrow + 4 if size.sums_apart else narrow) + size.bias * (2 * chunks + 1) * size.words * narrow
-        written += weight * (narrow + 4 if size.sums_apart else narrow)
-    return Cost(products + flops, products, read, written, launches)
+    more = _work_backward(size, reduction) if size.gradient else Cost()
+    flops, products = products + 5 * logits + more.flops, products + more.matmul_flops
+    return Cost(flops, products, read + more.bytes_read, written + more.bytes_written, launches + more.launches)
+
+
+def _work_backward(size: Sizes, reduction: int) -> Cost:
+    """What training adds: the gradient of the logits in every chunk, and for all rows that are held the sums."""
+    logits, weight = size.tokens * size.words, size.words * size.width
+    wide, narrow = size.wide.itemsize, size.dtype.itemsize
+    hidden, row = size.tokens * size.width * narrow, size.tokens * wide
+    chunks, groups, pieces = (
+        -(-size.tokens // size.rows),
+        -(-size.tokens // size.held),
+        -(-size.words // size.block) if size.sums_apart else 1,
+    )
+    launches = chunks * (3 + size.narrow) + groups * (1 + pieces * (1 + size.sums_apart) + 2 * size.bias)
+    launches += (6 if reduction == MEAN else 4) + size.sums_apart + size.bias
+    flops = 3 * logits + size.bias * (logits + groups * size.words) + size.sums_apart * groups * weight
+    read = logits * (2 * wide + size.narrow * wide + (2 + size.bias) * narrow) + pieces * hidden + 10 * size.tokens + 4 * row
+    read += groups * weight * (narrow + (narrow + 4 if size.sums_apart else narrow)) + size.bias * groups * 2 * size.words * narrow
+    written = logits * (2 * wide + size.narrow * narrow) + hidden + 2 * row
+    written += groups * weight * (narrow + 4 if size.sums_apart else narrow) + size.bias * (2 * groups + 1) * size.words * narrow
+    if size.sums_apart:
+        read, written = read + weight * 4, written + weight * 4
+    products = 4 * logits * size.width
+    return Cost(products + flops, products, read, written + weight * narrow, launches)
 
 
 def _aligned(size: int) -> int:
@@ -113,6 +152,11 @@ def _carved(workspace: Tensor, size: Sizes) -> Iterator[Tensor]:
         start += _aligned(length)
 
 
+def _steps(start: int, stop: int, step: int) -> Iterator[slice]:
+    for at in range(start, stop, step):
+        yield slice(at, min(at + step, stop))
+
+
 class _Chunks:
     """The loop: rows in, losses and gradients out."""
 
@@ -121,41 +165,48 @@ class _Chunks:
         self.kept = target != ignore
         self.target = torch.where(self.kept, target, 0).unsqueeze(1)
         self.workspace = x.new_empty(size.workspace(), dtype=torch.uint8)
-        first, second, *others = _carved(self.workspace, size)
-        self.logits, self.log_probabilities = first, second
-        self.narrow = others.pop(0) if size.narrow else first
+        self.narrow, self.log_probabilities, *others = _carved(self.workspace, size)
+        self.logits = others.pop(0) if size.narrow else None
         self.sum, self.product = others if others else (None, None)
         self.picked = x.new_empty((size.tokens, 1), dtype=size.wide)
 
-    def ranges(self) -> Iterator[slice]:
-        for start in range(0, self.size.tokens, self.size.rows):
-            yield slice(start, min(start + self.size.rows, self.size.tokens))
+    def groups(self) -> Iterator[slice]:
+        """Rows whose gradients are added at once."""
+        return _steps(0, self.size.tokens, self.size.held)
 
-    def forward(self, part: slice) -> Tensor:
-        """Log-softmax of the chunk's logits; the one of the row's target is noted."""
-        count = part.stop - part.start
-        narrow, logits, logs = self.narrow[:count], self.logits[:count], self.log_probabilities[:count]
+    def chunks(self, group: slice) -> Iterator[slice]:
+        return _steps(group.start, group.stop, self.size.rows)
+
+    def forward(self, part: slice, narrow: Tensor) -> Tensor:
+        """Logits of the chunk into `narrow`, and their log-softmax, of which the one of the row's target is noted."""
+        logs = self.log_probabilities[: len(narrow)]
         if self.bias is None:
             torch.mm(self.x[part], self.weight.t(), out=narrow)
         else:
             torch.addmm(self.bias, self.x[part], self.weight.t(), out=narrow)
-        if self.size.narrow:
-            logits.copy_(narrow)
+        logits = narrow if self.logits is None else self.logits[: len(narrow)].copy_(narrow)
         aten._log_softmax.out(logits, 1, False, out=logs)
         torch.gather(logs, 1, self.target[part], out=self.picked[part])
         return logs
 
-    def backward(self, part: slice, logs: Tensor, scale: Tensor, minus: Tensor, of_x: Tensor, of_weight: Tensor, of_bias: Tensor) -> None:
-        """Gradient of the chunk's logits, (softmax − one-hot) · scale, and what it adds to the gradients."""
-        logs.exp_().scatter_add_(1, self.target[part], minus[: len(logs)]).mul_(scale[part])
-        gradient = logs
+    def backward(self, part: slice, narrow: Tensor, logs: Tensor, scale: Tensor, minus: Tensor) -> None:
+        """Gradient of the chunk's logits, (softmax − one-hot) · scale, over the logits in `narrow`."""
+        logs.exp_().scatter_add_(1, self.target[part], minus[: len(logs)])
         if self.size.narrow:
-            gradient = self.narrow[: len(logs)].copy_(logs)
-        torch.mm(gradient, self.weight, out=of_x[part])
-        if self.sum is not None and self.product is not None:
-            self.sum.add_(torch.mm(gradient.t(), self.x[part], out=self.product))
+            narrow.copy_(logs.mul_(scale[part]))
         else:
-            of_weight.addmm_(gradient.t(), self.x[part])
+            torch.mul(logs, scale[part], out=narrow)
+
+    def add(self, group: slice, of_x: Tensor, of_weight: Tensor, of_bias: Tensor) -> None:
+        """What the gradients of the group's logits add to the gradients of hidden states, weight and bias."""
+        gradient = self.narrow[: group.stop - group.start]
+        torch.mm(gradient, self.weight, out=of_x[group])
+        if self.sum is None or self.product is None:
+            of_weight.addmm_(gradient.t(), self.x[group])
+        else:
+            for words in _steps(0, self.size.words, self.size.block):
+                product = self.product[: words.stop - words.start]
+                self.sum[words].add_(torch.mm(gradient[:, words].t(), self.x[group], out=product))
         if self.bias is not None:
             of_bias.add_(gradient.sum(0))
 
@@ -184,8 +235,8 @@ def linear_cross_entropy(
         wide: dtype of the log-softmax and of the loss.
     """
     chunks = _Chunks(x, weight, bias, target, ignore, sizes(x, weight, bias, rows, wide, False))
-    for part in chunks.ranges():
-        chunks.forward(part)
+    for part in chunks.chunks(slice(0, len(x))):
+        chunks.forward(part, chunks.narrow[: part.stop - part.start])
     return chunks.loss(reduction)[0], chunks.workspace
 
 
@@ -203,8 +254,11 @@ def linear_cross_entropy_with_gradients(
     )
     of_bias = torch.zeros_like(bias) if bias is not None else x.new_empty(0)
     (of_weight if chunks.sum is None else chunks.sum).zero_()
-    for part in chunks.ranges():
-        chunks.backward(part, chunks.forward(part), scale, minus, of_x, of_weight, of_bias)
+    for group in chunks.groups():
+        for part in chunks.chunks(group):
+            narrow = chunks.narrow[part.start - group.start : part.stop - group.start]
+            chunks.backward(part, narrow, chunks.forward(part, narrow), scale, minus)
+        chunks.add(group, of_x, of_weight, of_bias)
     if chunks.sum is not None:
         of_weight.copy_(chunks.sum)
     return chunks.loss(reduction)[0], of_x, of_weight, of_bias, chunks.workspace

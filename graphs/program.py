@@ -9,7 +9,10 @@ import torch
 from torch import Tensor, fx
 
 from graphs.bodies import copied
+from graphs.in_place import SUCCESSOR, overwritten
 from graphs.kernels import compile_ahead
+
+RENEWED = ("parameter", "buffer", "state")  # roles of inputs whose new value may be an output
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,11 @@ class OutputSpec:
 
 @dataclass(frozen=True)
 class Program:
-    """A functional ATen graph and what its inputs and outputs mean.
+    """An ATen graph, functional unless a step made it write in place, and what its inputs and outputs mean.
 
     Attributes:
-        gm: the graph; its nodes hold fake tensors in `meta["val"]`, its placeholders their role in `meta["role"]`.
+        gm: the graph; its nodes hold fake tensors in `meta["val"]`, its placeholders their role in `meta["role"]`. It writes into none of its
+            inputs but those that it `overwrites`.
         inputs, outputs: one spec per placeholder and per output.
         tensors: makes the real inputs by role and target for a seed; called only when the graph is to run.
         mode: inference or training.
@@ -55,9 +59,13 @@ class Program:
     device: str
 
     def __post_init__(self) -> None:
-        roles = {spec.node: spec.role for spec in self.inputs}
+        specs = {spec.node: spec for spec in self.inputs}
+        renewed = {(spec.role, spec.target): at for at, spec in enumerate(self.outputs) if spec.role in RENEWED}
         for node in self.gm.graph.find_nodes(op="placeholder"):
-            node.meta["role"] = roles.get(node.name, "")
+            spec = specs.get(node.name)
+            node.meta["role"] = spec.role if spec else ""
+            if spec and (spec.role, spec.target) in renewed:
+                node.meta[SUCCESSOR] = renewed[spec.role, spec.target]
 
     def clone(self) -> Program:
         """A copy with a graph of its own; parameters live outside the graph and constants are shared."""
@@ -67,6 +75,11 @@ class Program:
         """Bytes of parameters, buffers and inputs: what must be allocated before the graph can run."""
         values = (node.meta.get("val") for node in self.gm.graph.nodes if node.op == "placeholder")
         return sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor))
+
+    def overwrites(self) -> set[int]:
+        """Positions of the inputs whose new value is written where the old one was."""
+        gone = {node.name for node in overwritten(self.gm.graph)}
+        return {at for at, spec in enumerate(self.inputs) if spec.node in gone}
 
     def materialize(self, seed: int = 0) -> list[Tensor]:
         """Real inputs for this graph, in the order of its placeholders, on its device."""

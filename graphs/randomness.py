@@ -29,3 +29,9 @@ def _dropout_of(node: fx.Node, target: torch._ops.OpOverload) -> object:
             given = node.args[position] if position < len(node.args) else node.kwargs.get(argument.name, argument.default_value)
             return given if isinstance(given, (int, float)) else None
     return None
+
+
+def dropout_scale(p: float, dtype: torch.dtype) -> float:
+    """By what torch's kernel for CPUs multiplies the elements that dropout keeps: to half precision it rounds this number before it multiplies."""
+    scale = 0.0 if p == 1 else 1.0 / (1.0 - p)
+    return scale if dtype in (torch.float32, torch.float64) else float(torch.tensor(scale, dtype=dtype))

@@ -220,6 +220,7 @@ class KernelRecord(msgspec.Struct, frozen=True):
         body: the nodes that it replaced, with what they read as placeholders.
         links: the lines of every node that has any; exact: single lines, not only whole loops.
         launches: of one call; the nests are those launches, one each.
+        loops: for each of them Inductor's loop as text, which becomes the code; empty for a library's.
     """
 
     node: str
@@ -234,6 +235,7 @@ class KernelRecord(msgspec.Struct, frozen=True):
     links: tuple[LineLink, ...]
     exact: bool
     body: GraphSnapshot
+    loops: tuple[str, ...] = ()
 
 
 class Seam(msgspec.Struct, frozen=True):

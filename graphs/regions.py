@@ -7,7 +7,6 @@ code that was compiled for the body.
 
 from __future__ import annotations
 
-import itertools
 import operator
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._C import _get_dispatch_mode, _TorchDispatchModeKey
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
@@ -29,16 +29,16 @@ class Region:
         body: functional ATen graph; one placeholder for each argument; gives one value, or a tuple of several.
     """
 
-    _numbers = itertools.count()
-
     def __init__(self, name: str, body: fx.GraphModule) -> None:
         self.name, self.body = name, body
-        # What fx's code generator calls the target; unique, so that two regions in one graph are two names.
-        self.__name__ = self.__qualname__ = f"{type(self).__name__.lower()}_{next(self._numbers)}"
+        # What fx names nodes and the target in its code after. It numbers them within a graph; a number of our own would count what else this
+        # process has made, and another process would give the same graph other names.
+        self.__name__ = self.__qualname__ = type(self).__name__.lower()
         self.__module__ = type(self).__module__
 
     def __call__(self, *args: Any) -> Any:
-        if any(isinstance(arg, FakeTensor) for arg in args):
+        # A part that reads nothing has no operand to tell: whether shapes are wanted stands in the mode then.
+        if any(isinstance(arg, FakeTensor) for arg in args) or (not args and _get_dispatch_mode(_TorchDispatchModeKey.FAKE)):
             return fx.Interpreter(self.body).run(*args)
         return self.run(*args)
 

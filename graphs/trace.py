@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 from graphs import building
 from graphs.building import Built
 from graphs.errors import CaptureError, FxscopeError
+from graphs.idle_dropout import drop_idle_dropout
 from graphs.one_run import OneRun
 from graphs.options import CaptureOptions
 from graphs.origin import where_in_user_code
@@ -157,6 +158,7 @@ def _forward_graph(wrapper: nn.Module, args: tuple[Any, ...], options: CaptureOp
     exported = program.module()
     if isinstance(exported, fx.GraphModule):
         keep_rms_norms(exported)
+        drop_idle_dropout(exported)
     _keep_lines_of_regions(exported)
     if options.dynamic != "none":
         args = symbolic_arguments(program, args)

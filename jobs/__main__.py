@@ -9,18 +9,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, cast
 
 import msgspec
 
 from graphs.errors import FxscopeError, RequestError, SourceError
+from graphs.record import GraphSnapshot
 from graphs.sources.kinds import BINARY_LIMIT
 from graphs.sources.safetensors_header import LENGTH_BYTES, header_length
 from jobs.client import Client
 from jobs.experiment import Experiment, parse
+from jobs.exporting.command import check_export, export
 from jobs.record import Measure, MeasureResult, Optimize, OptimizeResult, Progress, Seams, SeamsResult
 from jobs.report import breaks_text, exit_code, report, text
+from jobs.settings import Settings
+from optimizers.record import StepRecord
 
 WRONG, INTERRUPTED = 2, 130
 FILE = "file:"
@@ -39,7 +44,7 @@ def main(arguments: list[str], client: Client | None = None) -> int:
     try:
         given = _arguments(arguments)
         experiment = parse(given.words)
-        own = None if client else Client()
+        own = None if client else Client(settings=Settings(trust_uploads=True))  # it is the reader's own machine, and own file
         return _run(given, experiment, cast(Client, client or own))
     except FxscopeError as error:
         _show_progress(None)
@@ -58,7 +63,15 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     run = commands.add_parser("run", help="apply and verify the pipeline of an experiment")
     run.add_argument("words", help="model=zoo/NAME or model=file:PATH, joined by & with mode=, options, pipeline=, device=")
     run.add_argument("--json", metavar="FILE", type=Path, help="write the report to this file too")
+    run.add_argument(
+        "--export",
+        metavar="FILE",
+        type=Path,
+        help="write the session: .py and .ipynb run without fxscope; .html opens in a browser; .json, .csv (its steps)",
+    )
+    run.add_argument("--step", metavar="NUMBER", type=int, default=0, help="with --export: this step alone, before and after, from 1")
     run.add_argument("--measure", action="store_true", help="measure time and peak memory, before and after the pipeline")
+    run.add_argument("--run-proven", action="store_true", help="run also the steps that are proven to keep every bit")
     run.add_argument("--breaks", action="store_true", help="say where torch.compile would cut the model, and why")
     run.add_argument("--limit", metavar="SECONDS", type=_seconds, help="give up after this long (default 300; measuring 600)")
     return parser.parse_args(arguments)
@@ -74,9 +87,11 @@ def _seconds(text: str) -> float:
 def _run(given: argparse.Namespace, experiment: Experiment, client: Client) -> int:
     if given.json and not given.json.absolute().parent.is_dir():
         raise RequestError("there is no folder to write the report to", where=str(given.json), help="Make it first.")
+    if given.export:
+        check_export(given.export, given.step)
     words = _with_kept_source(experiment, client).words
     show = _show_progress if sys.stderr.isatty() else None
-    result = cast(OptimizeResult, client.run(Optimize(words), show, given.limit))
+    result = cast(OptimizeResult, client.run(Optimize(words, given.run_proven), show, given.limit))
     measurement = None
     if given.measure:
         measurement = cast(MeasureResult, client.run(Measure(words), show, given.limit, fresh=True)).measurement
@@ -88,7 +103,16 @@ def _run(given: argparse.Namespace, experiment: Experiment, client: Client) -> i
         print("\n".join(["", *breaks_text(breaks)]))
     if given.json:
         _write(given.json, msgspec.json.format(msgspec.json.encode(report(experiment, result, measurement, breaks)), indent=2))
+    if given.export:
+        _write(given.export, export(client, words, result, given.export.suffix, given.step, given.limit, _page))
     return exit_code(result.steps)
+
+
+def _page(graphs: Sequence[GraphSnapshot], steps: Sequence[StepRecord], words: str) -> str:
+    """The session as a web page, drawn as the app draws it; loaded where one is asked for, since nothing else here needs Streamlit."""
+    from pages.ui.web_page import session_page
+
+    return session_page(graphs, steps, words)
 
 
 def _with_kept_source(experiment: Experiment, client: Client) -> Experiment:
@@ -118,9 +142,9 @@ def _content(path: Path) -> bytes:
 
 def _write(path: Path, content: bytes) -> None:
     try:
-        path.write_bytes(content + b"\n")
+        path.write_bytes(content if content.endswith(b"\n") else content + b"\n")
     except OSError as error:
-        raise RequestError(f"the report cannot be written: {error.strerror}", where=str(path), help="Give another file.") from error
+        raise RequestError(f"the file cannot be written: {error.strerror}", where=str(path), help="Give another file.") from error
 
 
 def _show_progress(progress: Progress | None) -> None:

@@ -15,6 +15,8 @@ from typing import BinaryIO, Protocol, cast
 import msgspec
 
 from jobs.nursery_record import MESSAGE_BYTES, Birth, Born, Ended
+from jobs.sandbox.environment import of_workers
+from jobs.sandbox.record import Limits
 from jobs.version import ROOT, code_version
 
 CAN_FORK = hasattr(os, "pidfd_open") and hasattr(socket, "send_fds") and sys.platform == "linux"
@@ -61,7 +63,7 @@ class Started:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=folder,
-            env={**_surroundings(), **environment, "FXSCOPE_PARENT": str(os.getpid())},
+            env={**of_workers(os.environ), **environment, "FXSCOPE_PARENT": str(os.getpid())},
             start_new_session=True,
         )
         self.stdin, self.stdout, self.stderr = (
@@ -150,7 +152,7 @@ class Nursery:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd=ROOT,
-                env=_surroundings(),
+                env=of_workers(os.environ),
                 start_new_session=True,
             )
         threading.Thread(target=self._listen, daemon=True, name="nursery").start()
@@ -158,7 +160,7 @@ class Nursery:
     def alive(self) -> bool:
         return not self._closed and self._process.poll() is None
 
-    def fork(self, folder: str, environment: dict[str, str]) -> Forked:
+    def fork(self, folder: str, environment: dict[str, str], limits: Limits | None = None) -> Forked:
         """A worker; returns before it is there.
 
         Raises:
@@ -169,7 +171,7 @@ class Nursery:
         theirs = [their_in, their_out, their_err]
         try:
             with self._lock:
-                socket.send_fds(self._door, [msgspec.msgpack.encode(Birth(folder, environment))], theirs)
+                socket.send_fds(self._door, [msgspec.msgpack.encode(Birth(folder, environment, limits))], theirs)
                 self._waiting.append(child)
         except OSError:
             for stream in (child.stdin, child.stdout, child.stderr):
@@ -225,8 +227,17 @@ def warm() -> None:
         _current()
 
 
-def new_child(folder: str, environment: dict[str, str]) -> Child:
-    """A worker's process, in that folder, with these variables besides the environment."""
+def new_child(folder: str, environment: dict[str, str], limits: Limits | None = None) -> Child:
+    """A worker's process, in that folder, with these variables besides the environment.
+
+    Args:
+        limits: it runs in a sandbox, within these.
+
+    Raises:
+        OSError: with limits, where no nursery is to be had: outside of one there is no sandbox.
+    """
+    if limits:
+        return _current().fork(folder, environment, limits)
     if CAN_FORK:
         with contextlib.suppress(OSError):
             return _current().fork(folder, environment)
@@ -243,11 +254,6 @@ def _current() -> Nursery:
                 _nursery.retire()
             _nursery = Nursery(version)
         return _nursery
-
-
-def _surroundings() -> dict[str, str]:
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _kill_group(pid: int) -> None:

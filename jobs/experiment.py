@@ -46,6 +46,9 @@ class StepWords(msgspec.Struct, frozen=True):
         return StepWords(self.name, tuple(sorted(kept.items())))
 
 
+CAPTURED = "captured"
+
+
 class Experiment(msgspec.Struct, frozen=True):
     """Model, its options, mode, pipeline and device.
 
@@ -75,6 +78,13 @@ class Experiment(msgspec.Struct, frozen=True):
     def hash(self) -> str:
         """sha256 of the canonical sentence."""
         return hashlib.sha256(self.words.encode()).hexdigest()
+
+    @property
+    def graph_labels(self) -> tuple[str, ...]:
+        """What the captured graph and the graph after each step are called; a step that comes again is numbered."""
+        words = [step.words for step in self.pipeline]
+        again = [words[: at + 1].count(one) for at, one in enumerate(words)]
+        return (CAPTURED, *(one if count == 1 else f"{one} ({count})" for one, count in zip(words, again, strict=True)))
 
     def prefix(self, steps: int) -> Experiment:
         """The same experiment with the first `steps` steps only."""

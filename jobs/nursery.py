@@ -18,6 +18,8 @@ import msgspec
 
 from jobs import worker
 from jobs.nursery_record import MESSAGE_BYTES, Birth, Born, Ended
+from jobs.sandbox import groups
+from jobs.sandbox.enter import enter
 
 STREAMS = 3
 OF_THE_NURSERY = ("TORCHINDUCTOR_CACHE_DIR",)  # torch writes it down when it is first asked
@@ -31,6 +33,11 @@ def main() -> None:
     os.close(nothing)
     worker.limit_threads()
     import jobs.run  # noqa: F401  # PyTorch and all that jobs need
+    from jobs.sandbox import system_calls
+    from profiler import plain_pickle
+
+    system_calls.loaded()
+    plain_pickle.compiled()  # a worker for files has a folder of its own, where it would have to be built anew
 
     gc.collect()
     gc.freeze()  # so that collecting in a worker does not copy the nursery's memory
@@ -64,6 +71,7 @@ def _bury(door: socket.socket, watched: selectors.BaseSelector, key: selectors.S
     watched.unregister(key.fileobj)
     os.close(key.fd)
     _say(door, Ended(key.data, os.waitstatus_to_exitcode(status)))
+    groups.forget(key.data)
 
 
 def _say(door: socket.socket, message: Born | Ended) -> None:
@@ -84,6 +92,9 @@ def _live(birth: Birth, streams: list[int], nursery: int) -> None:
         for name in OF_THE_NURSERY:
             os.environ.pop(name, None)
         os.environ.update(birth.environment, FXSCOPE_PARENT=str(nursery))
+        if birth.limits:
+            enter(birth.limits)
+            os.environ["FXSCOPE_PARENT"] = str(os.getppid())
         tempfile.tempdir = None  # asked again: the folder is another
         worker.main()
     except BaseException:

@@ -7,11 +7,19 @@ from typing import Literal
 
 import msgspec
 
+from graphs.errors import readable
 from graphs.lifetimes import Lifetime
-from graphs.record import CaptureReport, EntryRecord, GraphSnapshot, KernelRecord, SeamReport
+from graphs.record import CaptureReport, EntryRecord, GraphSnapshot, KernelRecord, SeamReport, Totals
+from jobs.sandbox.record import Isolation, Limits
+from jobs.settings import Settings
+from jobs.store_record import Totals as Kept
 from optimizers.arena.record import ArenaPlan, GreedyPlan
 from optimizers.record import BudgetFront, Offer, OptimizationRecord, PairRecord, StepRecord
+from profiler.node_record import MemoryTrack, NodeProfile, Timeline
+from profiler.prediction_record import Ceilings, Prediction, Sheet
 from profiler.record import Device, Measurement
+
+PEERS = {"eager": "eager PyTorch", "compile": "torch.compile"}
 
 
 class Catalogue(msgspec.Struct, frozen=True, tag=True):
@@ -31,9 +39,14 @@ class Inspect(msgspec.Struct, frozen=True, tag=True):
 
 
 class Optimize(msgspec.Struct, frozen=True, tag=True):
-    """Asks for every step of the pipeline, verified, and what each optimization could still do at the end."""
+    """Asks for every step of the pipeline, verified, and what each optimization could still do at the end.
+
+    Attributes:
+        run_proven: run also the steps that are proven from the graphs alone.
+    """
 
     words: str
+    run_proven: bool = False
 
 
 class Measure(msgspec.Struct, frozen=True, tag=True):
@@ -41,10 +54,27 @@ class Measure(msgspec.Struct, frozen=True, tag=True):
 
     Attributes:
         every_step: measure all prefixes of the pipeline (waterfall), or only the first and the last graph.
+        peers: what else runs in the same turns: `eager`, the model as PyTorch runs it, and `compile`, under torch.compile.
+        threads: compute threads; 0 for as many as there are. pinned: each on a processor of its own.
     """
 
     words: str
     every_step: bool = False
+    peers: tuple[str, ...] = ()
+    threads: int = 0
+    pinned: bool = False
+
+
+class Profile(msgspec.Struct, frozen=True, tag=True):
+    """Asks for time and memory of every node, measured on the device: of the captured graph, and of the graph after the pipeline."""
+
+    words: str
+
+
+class OpenRecording(msgspec.Struct, frozen=True, tag=True):
+    """Asks what is in a kept recording: a trace of torch.profiler, or a snapshot of CUDA's memory. `source` is its hash."""
+
+    source: str
 
 
 class Seams(msgspec.Struct, frozen=True, tag=True):
@@ -99,6 +129,40 @@ class Budget(msgspec.Struct, frozen=True, tag=True):
     approximate: bool = False
 
 
+class Export(msgspec.Struct, frozen=True, tag=True):
+    """Asks for programs of an experiment as a file that runs without fxscope.
+
+    Attributes:
+        kind: python or notebook.
+        step: the step whose graphs before and after are wanted, from 0; -1 for the session.
+        every_step: the graph after every step of the session, or only the first and the last.
+    """
+
+    words: str
+    kind: Literal["python", "notebook"] = "python"
+    step: int = -1
+    every_step: bool = True
+
+
+class MeasureCeilings(msgspec.Struct, frozen=True, tag=True):
+    """Asks what a device of this machine really reaches: matmul rates, copies, launches."""
+
+    device: str = "auto"
+
+
+class Predict(msgspec.Struct, frozen=True, tag=True):
+    """Asks what the captured graph and the graph after the pipeline would take on every device of the table.
+
+    Attributes:
+        here: ceilings of this machine, to have it among the devices; None without it.
+        chosen: the device whose nodes are wanted one by one; empty for none.
+    """
+
+    words: str
+    here: Ceilings | None = None
+    chosen: str = ""
+
+
 class Sleep(msgspec.Struct, frozen=True, tag=True):
     """Asks the worker to wait, with progress; for tests of cancelling and time limits."""
 
@@ -111,8 +175,8 @@ class Crash(msgspec.Struct, frozen=True, tag=True):
     signal: int = 9
 
 
-AboutModel = Explore | Inspect | Optimize | Measure | Seams | Kernels | Pairs | Arena | Budget
-Request = Catalogue | AboutModel | Sleep | Crash
+AboutModel = Explore | Inspect | Optimize | Measure | Profile | Seams | Kernels | Pairs | Arena | Budget | Predict | Export
+Request = Catalogue | MeasureCeilings | AboutModel | OpenRecording | Sleep | Crash
 
 
 class OptionRecord(msgspec.Struct, frozen=True):
@@ -174,10 +238,23 @@ class OptimizeResult(msgspec.Struct, frozen=True, tag=True):
 
 
 class MeasureResult(msgspec.Struct, frozen=True, tag=True):
-    """The measurement, and of the last graph the milliseconds of every operator."""
+    """The measurement, and what was counted of the captured graph and of the graph after each step."""
 
     measurement: Measurement
-    node_ms: dict[str, float]
+    totals: tuple[Totals, ...] = ()
+
+
+class ProfileResult(msgspec.Struct, frozen=True, tag=True):
+    """The captured graph's profile, and where there is a pipeline, that of the graph after it."""
+
+    profiles: tuple[NodeProfile, ...]
+
+
+class RecordingResult(msgspec.Struct, frozen=True, tag=True):
+    """What a recording holds; one of the two."""
+
+    timeline: Timeline | None = None
+    memory: MemoryTrack | None = None
 
 
 class SeamsResult(msgspec.Struct, frozen=True, tag=True):
@@ -205,7 +282,40 @@ class ArenaResult(msgspec.Struct, frozen=True, tag=True):
 
 
 class BudgetResult(msgspec.Struct, frozen=True, tag=True):
+    """`whole` is False for what is known while the worker is still at it."""
+
     front: BudgetFront
+    whole: bool = True
+
+
+class CeilingsResult(msgspec.Struct, frozen=True, tag=True):
+    """Measured ceilings, and the device as a sheet that has them."""
+
+    ceilings: Ceilings
+    sheet: Sheet
+
+
+class PredictResult(msgspec.Struct, frozen=True, tag=True):
+    """Predictions of the captured graph and of the graph after the pipeline, device by device, without their nodes.
+
+    Attributes:
+        devices: the sheets, in the order of `before` and `after`.
+        without: devices that have no rate for the graph's dtypes, by name.
+        chosen: the last graph on the chosen device with its nodes; None where none was chosen.
+    """
+
+    devices: tuple[Sheet, ...]
+    before: tuple[Prediction, ...]
+    after: tuple[Prediction, ...]
+    without: tuple[str, ...]
+    chosen: Prediction | None = None
+
+
+class ExportResult(msgspec.Struct, frozen=True, tag=True):
+    """The file's content, and a name for it."""
+
+    content: bytes
+    name: str
 
 
 class Empty(msgspec.Struct, frozen=True, tag=True):
@@ -218,20 +328,34 @@ Result = (
     | InspectResult
     | OptimizeResult
     | MeasureResult
+    | ProfileResult
+    | RecordingResult
     | SeamsResult
     | KernelsResult
     | PairsResult
     | ArenaResult
     | BudgetResult
+    | CeilingsResult
+    | PredictResult
+    | ExportResult
     | Empty
 )
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True):
-    """What the worker is doing, and the share done between 0 and 1."""
+    """What the worker is doing, and the share done between 0 and 1.
+
+    Attributes:
+        so_far: a result that is not whole, of work that finds one thing after another.
+    """
 
     text: str
     share: float
+    so_far: Result | None = None
+
+    def __post_init__(self) -> None:
+        """A worker may have been taken over by what it was to look at."""
+        msgspec.structs.force_setattr(self, "text", readable(self.text))
 
 
 class Problem(msgspec.Struct, frozen=True, tag=True):
@@ -241,6 +365,11 @@ class Problem(msgspec.Struct, frozen=True, tag=True):
     what: str
     where: str = ""
     help: str = ""
+
+    def __post_init__(self) -> None:
+        """These are the words of whoever sent it, and that may be an uploaded file."""
+        for name in self.__struct_fields__:
+            msgspec.structs.force_setattr(self, name, readable(getattr(self, name)))
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
@@ -263,11 +392,44 @@ JobStatus = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
 class JobState(msgspec.Struct, frozen=True):
-    """Where a job stands; `progress` while it waits or runs, `problem` once it failed or was cancelled."""
+    """Where a job stands; `progress` while it waits or runs, `problem` once it failed or was cancelled.
+
+    Attributes:
+        seconds: for how long it has run.
+        limit_s: seconds after which it is ended; 0 while it does not run.
+    """
 
     status: JobStatus
     progress: Progress | None = None
     problem: Problem | None = None
+    seconds: float = 0.0
+    limit_s: float = 0.0
+
+
+class ServerState(msgspec.Struct, frozen=True):
+    """How the server does now, and what it may do with models' files.
+
+    Attributes:
+        workers: jobs that run at a time, at most.
+        running: jobs that run now; `waiting` do not yet.
+        isolation: what holds back the code of models' files.
+        settings: how readers are treated.
+        upload: what a job for a file may take.
+        kept: how much is kept.
+    """
+
+    workers: int
+    running: int
+    waiting: int
+    isolation: Isolation
+    settings: Settings
+    upload: Limits
+    kept: Kept
+
+    @property
+    def uploads(self) -> bool:
+        """Are models' files run?"""
+        return not self.settings.public and (self.settings.trust_uploads or self.isolation.safe)
 
 
 def request_hash(request: Request) -> str:

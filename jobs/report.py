@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from graphs.record import Seam, SeamReport, Totals
 from jobs.experiment import Experiment
 from jobs.record import OptimizeResult
@@ -43,6 +45,10 @@ def report(
             "device": f"{device.kind}: {device.name}",
             "before": _timing(measurement.timings[0]),
             "after": _timing(measurement.timings[-1]),
+            "ratio": measurement.ratios[-1],
+            "interval": list(measurement.ratio_intervals[-1]),
+            "verdict": measurement.verdict,
+            "conditions": msgspec.to_builtins(measurement.conditions),
         }
     if breaks:
         graphs = zip(breaks.operators, breaks.runs, strict=True)
@@ -94,6 +100,7 @@ def _step(step: StepRecord) -> dict[str, Any]:
         "matches": len(step.matches),
         "misses": [{"node": miss.node, "reason": miss.reason} for miss in step.misses],
         "verdict": step.verdict.kind,
+        "how": step.verdict.how,
         "worst": {"tensor": worst.tensor, "error": worst.error} if worst else None,
         "before": _totals(step.before),
         "after": _totals(step.after),
@@ -132,13 +139,17 @@ def _needs_reason(step: StepRecord) -> bool:
     return step.verdict.kind in ("refuted", "not run")
 
 
+def _verdict(step: StepRecord) -> str:
+    return f"{step.verdict.kind}, proven" if step.verdict.how == "proven" else step.verdict.kind
+
+
 def _rows(result: OptimizeResult) -> list[tuple[str, ...]]:
     start = result.graphs[0].totals
     rows = [("captured", "", "", "", *(_amounts(start)))]
     for step in result.steps:
         before, after = _amounts(step.before), _amounts(step.after)
         changes = (new if old == new else f"{old} → {new}" for old, new in zip(before, after, strict=True))
-        rows.append((step.words, str(len(step.matches)), str(len(step.misses)), step.verdict.kind, *changes))
+        rows.append((step.words, str(len(step.matches)), str(len(step.misses)), _verdict(step), *changes))
     return rows
 
 
@@ -155,13 +166,17 @@ def _amounts(totals: Totals) -> tuple[str, ...]:
 def _measured(measurement: Measurement) -> list[str]:
     device = measurement.device
     lines = ["", f"measured on {device.kind}: {device.name}, torch {device.torch}; runs in turns; 95 % intervals"]
-    rows = [("measured", "median", "interval", "peak memory", "runs", "time ÷ first")]
-    columns = (measurement.labels, measurement.timings, measurement.ratios, measurement.ratio_intervals)
-    for label, timing, ratio, (low, high) in zip(*columns, strict=True):
+    rows = [("measured", "median", "interval", "peak memory", "runs", "time ÷ first", "verdict")]
+    columns = (measurement.labels, measurement.timings, measurement.ratios, measurement.ratio_intervals, measurement.verdicts)
+    for at, (label, timing, ratio, (low, high), verdict) in enumerate(zip(*columns, strict=True)):
         interval = f"{timing.interval_ms[0]:.3f} to {timing.interval_ms[1]:.3f} ms"
-        against = f"{ratio:.3f} [{low:.3f}, {high:.3f}]" if label != measurement.labels[0] else "1"
-        rows.append((label, f"{timing.median_ms:.3f} ms", interval, size(timing.peak_bytes), str(timing.runs), against))
-    return [*lines, *table(rows), f"verdict: {measurement.verdict}"]
+        against = f"{ratio:.3f} [{low:.3f}, {high:.3f}]" if at else "1"
+        peak = "not measured" if timing.peak_bytes is None else size(timing.peak_bytes)
+        rows.append((label, f"{timing.median_ms:.3f} ms", interval, peak, str(timing.runs), against, verdict if at else ""))
+    least = measurement.detectable[-1]
+    seen = "" if least is None else f" (a difference of {least:.1%} would have been seen)"
+    failed = [f"{one.label}: not measured: {one.what}" for one in measurement.failures]
+    return [*lines, *table(rows), f"verdict: {measurement.verdict}{seen}", *failed, *measurement.conditions.notes]
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -11,18 +11,21 @@ import inspect
 import json
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import msgspec
+import torch
 
 from graphs.described_gpu import kernel_records
 from graphs.errors import CaptureError, RequestError, TooLargeError
 from graphs.ladder import Standing, climb, graph_only
 from graphs.lifetimes import lifetimes
 from graphs.options import MEANINGS, CaptureOptions, split_options
+from graphs.original import original
 from graphs.program import Program
 from graphs.record import EntryRecord, GraphSnapshot
 from graphs.seam_places import placed
-from graphs.seams import find_seams
 from graphs.sources.base import AnySource, ModelSource
 from graphs.sources.hugging_face import OPTIONS as HF_OPTIONS
 from graphs.sources.hugging_face import SERVING, hf_source
@@ -30,8 +33,12 @@ from graphs.sources.known_configs import KNOWN, KnownConfig
 from graphs.sources.upload import form, opened
 from graphs.sources.zoo import zoo_models, zoo_source
 from graphs.zoo.base import Option, ZooModel
-from jobs.experiment import Experiment, parse
+from jobs import predicting
+from jobs.experiment import CAPTURED, Experiment, parse
+from jobs.exporting.job import exported
+from jobs.profiling import opened_recording, profiled
 from jobs.record import (
+    PEERS,
     AboutModel,
     Arena,
     ArenaResult,
@@ -41,18 +48,24 @@ from jobs.record import (
     CatalogueResult,
     Explore,
     ExploreResult,
+    Export,
     Inspect,
     InspectResult,
     Kernels,
     KernelsResult,
     Measure,
+    MeasureCeilings,
     MeasureResult,
     ModelRecord,
+    OpenRecording,
     Optimize,
     OptimizeResult,
     OptionRecord,
     Pairs,
     PairsResult,
+    Predict,
+    Profile,
+    ProfileResult,
     Progress,
     Request,
     Result,
@@ -60,20 +73,22 @@ from jobs.record import (
     SeamsResult,
 )
 from optimizers.arena import buffers_of, greedy_plans, plan
-from optimizers.budget import budget_front
+from optimizers.budget import budget_fronts
 from optimizers.catalog import catalog, named, parse_settings
 from optimizers.pipeline import Applied, apply, offers
+from optimizers.record import BudgetFront
 from optimizers.verify import Judge
+from profiler.blocks import Limits
 from profiler.devices import detect, resolve
-from profiler.measure import measure
+from profiler.measure import Setup, measure
 from profiler.peak import check_fits
-from profiler.per_node import node_times
 from profiler.record import Measurement
+from profiler.runs import Contender
 
 KEPT_CAPTURES = 4
 KEPT_PREFIXES = 24
+MEASURE_S = 10.0
 GREEDY_LIMIT_S = 240.0
-CAPTURED = "captured"
 
 Tell = Callable[[Progress], None]
 Sources = Mapping[str, tuple[str, bytes]]
@@ -110,6 +125,11 @@ def perform(request: Request, sources: Sources, on_progress: Tell) -> Result:
     """
     if isinstance(request, Catalogue):
         return _catalogue()
+    if isinstance(request, MeasureCeilings):
+        on_progress(Progress("measuring what this machine reaches", 0.2))
+        return predicting.ceilings(request)
+    if isinstance(request, OpenRecording):
+        return opened_recording(request.source, sources)
     if not isinstance(request, AboutModel):
         raise RequestError(f"{type(request).__name__} is not a request about a model", help="Ask the worker itself.")
     experiment = parse(request.words)
@@ -127,18 +147,38 @@ def perform(request: Request, sources: Sources, on_progress: Tell) -> Result:
         return _fusions(request, experiment, live, on_progress)
     if isinstance(request, Arena):
         return _arena(request, experiment, live, on_progress)
+    if isinstance(request, Predict):
+        applied = _applied(experiment, live, on_progress, 0.8) if experiment.pipeline else []
+        return predicting.predictions(request, live.snapshot, applied[-1].snapshot if applied else live.snapshot)
     if isinstance(request, Budget):
         return _budget(request, experiment, live, on_progress)
-    applied = _applied(experiment, live, on_progress, 0.4 if isinstance(request, Measure) else 0.9)
+    applied = _applied(experiment, live, on_progress, 0.4 if isinstance(request, Measure | Profile) else 0.9)
+    if isinstance(request, Export):
+        on_progress(Progress("writing the file", 0.92))
+        return exported(request, experiment, live.program, applied)
+    if isinstance(request, Optimize) and request.run_proven:
+        applied = _run_too(live, applied, on_progress)
+    if isinstance(request, Profile):
+        return _profiled(live, applied[-1:], on_progress)
     if isinstance(request, Measure):
-        measurement = _measured(experiment, live, applied, request.every_step, on_progress)
-        last = applied[-1].program if applied else live.program
-        node_ms = node_times(last, on_share=lambda share: on_progress(Progress("timing every operator", 0.85 + 0.15 * share)))
-        return MeasureResult(measurement, dict(node_ms))
+        totals = (live.snapshot.totals, *(one.snapshot.totals for one in applied))
+        return MeasureResult(_measured(experiment, live, applied, request, sources, on_progress), totals)
     on_progress(Progress("looking for what else could be done", 0.92))
     last = applied[-1].program if applied else live.program
     graphs = (live.snapshot, *(one.snapshot for one in applied))
     return OptimizeResult(live.standing.report, graphs, tuple(one.step for one in applied), offers(last))
+
+
+def profiled_graphs(words: str, tell: Tell) -> tuple[GraphSnapshot, ...]:
+    """The graphs whose nodes `Profile` measures for the same words: the captured one, and where steps made another, the last.
+
+    Raises:
+        FxscopeError: as `perform`.
+    """
+    experiment = parse(words)
+    _check_steps(experiment)
+    live = _captured(experiment, {}, tell)
+    return (live.snapshot, *(one.snapshot for one in _applied(experiment, live, tell, 0.4)[-1:]))
 
 
 def _catalogue() -> CatalogueResult:
@@ -191,6 +231,8 @@ def _seams(experiment: Experiment, live: Live, sources: Sources, tell: Tell) -> 
     source, options = _source(experiment, sources)
     if not isinstance(source, ModelSource):
         raise CaptureError("there is no code that torch.compile could take", help="Bring a model as a Python file or a configuration.")
+    from graphs.seams import find_seams  # loaded where it is needed: older versions of torch lack what it asks TorchDynamo
+
     found = find_seams(source, experiment.mode, resolve(experiment.device), options)
     program = live.standing.program
     return SeamsResult(placed(found, live.snapshot, program.gm if program else None))
@@ -229,9 +271,12 @@ def _budget(request: Budget, experiment: Experiment, live: Live, tell: Tell) -> 
     """Pipelines that lower the peak of the last graph."""
     applied = _applied(experiment, live, tell, 0.4)
     program, graph = (applied[-1].program, applied[-1].snapshot) if applied else (live.program, live.snapshot)
-    return BudgetResult(
-        budget_front(program, graph, request.rungs, request.approximate, lambda share: tell(Progress("planning for budgets", share)))
-    )
+    front: BudgetFront | None = None
+    for share, front in budget_fronts(program, graph, request.rungs, request.approximate):
+        verified = sum(point.verdict.kind != "not run" and bool(point.words) for point in front.points)
+        tell(Progress(f"planning for budgets: {verified} verified", 0.4 + 0.6 * share, BudgetResult(front, whole=False)))
+    assert front is not None
+    return BudgetResult(front)
 
 
 def _source(experiment: Experiment, sources: Sources) -> tuple[AnySource, CaptureOptions]:
@@ -282,10 +327,23 @@ def _applied(experiment: Experiment, live: Live, tell: Tell, share: float) -> li
     return done
 
 
+def _run_too(live: Live, applied: Sequence[Applied], tell: Tell) -> list[Applied]:
+    """The steps that were proven, judged by running as well."""
+    found: list[Applied] = []
+    for at, one in enumerate(applied):
+        if one.step.verdict.how == "proven":
+            tell(Progress(f"running the graph after {one.step.optimization}", 0.3 + 0.6 * at / len(applied)))
+            before = applied[at - 1].program if at else live.program
+            verdict = _judge(live).by_running(before, one.program, named(one.step.optimization).exactness)
+            one = replace(one, step=msgspec.structs.replace(one.step, verdict=verdict))
+        found.append(one)
+    return found
+
+
 def _judge(live: Live) -> Judge:
     if live.judge is None:
         _forget_judges()
-        live.judge = Judge(live.program)
+        live.judge = Judge(live.program, prove_first=True)
     return live.judge
 
 
@@ -295,16 +353,52 @@ def _forget_judges() -> None:
     gc.collect()
 
 
-def _measured(experiment: Experiment, live: Live, applied: list[Applied], every_step: bool, tell: Tell) -> Measurement:
-    """The captured graph and the last one, or those after every step, side by side."""
-    chosen = applied if every_step else applied[-1:]
-    words = [step.words for step in experiment.pipeline]
-    labels = [CAPTURED, *(words if every_step else words[-1:])]
-    programs = [live.program, *(one.program for one in chosen)]
-    peak = max([live.snapshot.totals.peak_bytes, *(one.snapshot.totals.peak_bytes for one in chosen)])
+def _profiled(live: Live, last: list[Applied], tell: Tell) -> ProfileResult:
+    """Every node of the captured graph, and of the last one where steps made another."""
+    _make_room(live, last)
+    programs = [live.program, *(one.program for one in last)]
+    return profiled(programs, [CAPTURED, *(one.step.words for one in last)], lambda text, share: tell(Progress(text, 0.4 + 0.6 * share)))
+
+
+def _make_room(live: Live, applied: list[Applied]) -> None:
+    """Refuses graphs that do not fit into memory; before that, forgets what else fills it."""
+    peak = max([live.snapshot.totals.peak_bytes, *(one.snapshot.totals.peak_bytes for one in applied)])
     try:
         check_fits(live.program, peak)
     except TooLargeError:
         _forget_judges()
         check_fits(live.program, peak)
-    return measure(programs, labels, on_progress=lambda text, share: tell(Progress(text, 0.4 + 0.45 * share)))
+
+
+def _measured(experiment: Experiment, live: Live, applied: list[Applied], request: Measure, sources: Sources, tell: Tell) -> Measurement:
+    """The captured graph and the last one, or those after every step, and the model itself, side by side."""
+    chosen = applied if request.every_step else applied[-1:]
+    labels = experiment.graph_labels
+    labels = labels if request.every_step or len(labels) < 2 else (labels[0], labels[-1])
+    programs = [live.program, *(one.program for one in chosen)]
+    _make_room(live, chosen)
+    peers = _peers(experiment, live, request, sources)
+    setup = Setup(request.threads, request.pinned, limits=Limits(MEASURE_S), energy=True)
+    return measure(programs, labels, on_progress=lambda text, share: tell(Progress(text, 0.4 + 0.6 * share)), others=peers, setup=setup)
+
+
+def _peers(experiment: Experiment, live: Live, request: Measure, sources: Sources) -> list[Contender]:
+    """The model itself, as PyTorch runs it.
+
+    Raises:
+        RequestError: a peer that is unknown.
+    """
+    wrong = [peer for peer in request.peers if peer not in PEERS]
+    if wrong:
+        raise RequestError(f"nothing is known of a peer called `{wrong[0]}`", where="peers", help=f"Choose from: {', '.join(PEERS)}.")
+    source, _ = _source(experiment, sources)
+
+    def prepared(compiled: bool) -> Callable[[], None]:
+        if not isinstance(source, ModelSource):
+            raise CaptureError("there is no code that PyTorch could run", help="Bring a model as a Python file or a configuration.")
+        if compiled:
+            torch._dynamo.reset()
+        run = original(source, live.program, compiled=compiled)
+        return lambda: (run(), None)[1]
+
+    return [Contender(PEERS[peer], lambda compiled=peer == "compile": prepared(compiled)) for peer in request.peers]

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from graphs.errors import FxscopeError
+from graphs.errors import DeviceError, FxscopeError
 from jobs.frames import read_frame, write_frame
 from jobs.record import Crash, Done, Empty, Message, Problem, Progress, Result, Sleep, Task
 from profiler.processor import usable_processors
@@ -56,6 +56,7 @@ def _answer(task: Task, send: Callable[[Message], None]) -> bool:
         done = Done(msgspec.Raw(msgspec.msgpack.encode(_perform(task, send))))
     except FxscopeError as error:
         send(Problem(type(error).__name__, error.what, error.where, error.help))
+        return not isinstance(error, DeviceError)
     except BaseException as error:  # SystemExit too: a model's file may call exit()
         send(unexpected(error))
         return "CUDA error" not in str(error)  # after which every call on the device fails
@@ -95,6 +96,8 @@ def unexpected(error: BaseException) -> Problem:
         return Problem("TooLargeError", f"memory ran out: {message or type(error).__name__}", where, way_out)
     if isinstance(error, SystemExit):
         return Problem("JobError", f"the code asked to exit ({message or 0})", where, "Remove the call of exit().")
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in message:
+        return Problem("SourceError", "a name in the model holds half of a character", where, "Write the name with whole characters.")
     text = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return Problem("JobError", text, where, "Not the fault of your words: please report it with them.")
 

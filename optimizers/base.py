@@ -15,6 +15,8 @@ from graphs.randomness import is_random as is_random
 from graphs.sources.base import ModelSource
 from optimizers.record import Claim, Exactness, OptimizationRecord, PairRecord, Parameter
 
+COPY_OF = "copy of"  # in meta of a node that a rewrite makes: the node of which it is a copy, on the same values; whoever reads one may read the other
+
 
 @dataclass(frozen=True)
 class Match:
@@ -61,8 +63,8 @@ class Example:
 class Optimization:
     """One optimization. `find(gm, **parameters)` only reads; `rewrite(gm, match)` changes one place. `explain(gm, **parameters)`, of those that
     have one, says for every producer and consumer whether they come together, and why not. What is `costly` to find is not looked for unasked. What holds
-    for `finite` values only may give another result where infinities, or values that overflow in between, meet one another. What is not declared safe `in_place`
-    finds nothing in a graph that writes into its own tensors, where the order of nodes means more than who reads whom."""
+    for `finite` values only may give another result where infinities, or values that overflow in between, meet one another. What is declared safe `in_place`
+    sees a graph that writes into its own tensors as it is; for others it is made functional while they look (`optimizers/in_place.py`)."""
 
     name: str
     summary: str

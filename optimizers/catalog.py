@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from graphs.errors import RequestError
 from optimizers.amounts import EXAMPLES, is_amount
 from optimizers.base import Optimization
+from optimizers.recomputation.written import is_word
 from optimizers.record import Parameter
 
 KINDS = ("cleanup", "algebra", "fusion", "search", "memory")
@@ -71,6 +72,10 @@ def _value(parameter: Parameter, text: str, where: str) -> int | str:
     if parameter.kind == "memory":
         if not is_amount(text):
             raise RequestError(f"`{text}` is not an amount of memory", where=where, help=f"Write {EXAMPLES}.")
+        return text
+    if parameter.kind == "plan":
+        if not is_word(text):
+            raise RequestError(f"`{text[:80]}` is not a plan", where=where[:120], help=f"Leave `{parameter.name}` out, and one is made.")
         return text
     return _number(parameter, text, where) if parameter.kind == "number" else _names(parameter, text, where)
 

@@ -14,13 +14,13 @@ from torch._subclasses.fake_tensor import FakeTensor
 from graphs.bodies import bodies, held_graph
 from graphs.diff import diff
 from graphs.errors import FxscopeError, RequestError, RewriteError
-from graphs.in_place import writes_in_place
 from graphs.origin import Origin, merged
 from graphs.program import Program
 from graphs.record import GraphSnapshot, Totals
 from graphs.snapshot import snapshot
-from optimizers.base import Match, Miss, Optimization, is_random
+from optimizers.base import COPY_OF, Match, Miss, Optimization, is_random
 from optimizers.catalog import catalog, named, parse_settings
+from optimizers.in_place import foreign_writer, is_in_place, make_functional, put_in_place_again
 from optimizers.patterns.layouts import AS_CAPTURED, can_be_restored, remember, unreadable
 from optimizers.record import Claim, MatchRecord, MissRecord, Offer, SearchRecord, StepRecord
 from optimizers.verify import Judge
@@ -60,6 +60,8 @@ def apply_optimization(
     start = time.perf_counter()
     parameters, only = parse_settings(optimization, settings)
     changed = program.clone()
+    if not optimization.in_place:
+        make_functional(changed.gm)
     remember(changed.gm)
     matches, misses = matches_and_misses(changed, optimization, parameters)
     chosen = _chosen(matches, only, optimization.name)
@@ -68,12 +70,19 @@ def apply_optimization(
     missed = tuple(MissRecord(miss.node.name, miss.reason) for miss in misses[:MISS_LIMIT])
     try:
         _rewrite_all(changed.gm, optimization, chosen)
+        put_in_place_again(changed.gm)
+        changed.gm.recompile()
     except FxscopeError:
         raise
     except Exception as error:
         message = f"{optimization.name} broke the graph: {type(error).__name__}: {error}"
         raise RewriteError(message, help="Remove this step; the graph before it is unharmed.") from error
     after = snapshot(changed) if chosen else before
+    if is_in_place(program.gm) and _raises_peak(optimization, before, after):
+        missed = (MissRecord(chosen[0].anchor.name, _lost(before, after)), *missed)
+        chosen, records, sites, after = [], (), (), before
+    if not chosen:
+        changed = program.clone()
     verdict = judge.verdict(program, changed, optimization.exactness) if judge else Judge.not_judged()
     inner = [*(f"{key}={value}" for key, value in sorted(settings.items()))]
     return Applied(
@@ -97,9 +106,28 @@ def apply_optimization(
     )
 
 
+def _raises_peak(optimization: Optimization, before: GraphSnapshot, after: GraphSnapshot) -> bool:
+    return optimization.claim.peak_bytes == "lower" and after.totals.peak_bytes > before.totals.peak_bytes
+
+
+def _lost(before: GraphSnapshot, after: GraphSnapshot) -> str:
+    change = f"from {before.totals.peak_bytes:,} to {after.totals.peak_bytes:,} bytes"
+    return f"What writes in place here could not all do so behind this step, and the peak would go {change}: put it before the steps that write in place."
+
+
 def sites(program: Program, optimization: Optimization, parameters: Mapping[str, int | str]) -> list[str]:
     """The places that an optimization finds, by their anchors."""
-    return list(dict.fromkeys(match.anchor.name for match in matches_and_misses(program, optimization, parameters)[0]))
+    looked_at = program if optimization.in_place else functional(program)
+    return list(dict.fromkeys(match.anchor.name for match in matches_and_misses(looked_at, optimization, parameters)[0]))
+
+
+def functional(program: Program) -> Program:
+    """The program without writing in place: itself where it has none, else a copy."""
+    if not is_in_place(program.gm):
+        return program
+    copy = program.clone()
+    make_functional(copy.gm)
+    return copy
 
 
 def rewrite_here(gm: fx.GraphModule, optimization: Optimization, parameters: Mapping[str, int | str], only: str) -> None:
@@ -115,10 +143,12 @@ def rewrite_here(gm: fx.GraphModule, optimization: Optimization, parameters: Map
 def offers(program: Program) -> tuple[Offer, ...]:
     """What every optimization of the catalog could do on this graph."""
     found = []
+    without = functional(program)
     for optimization in catalog().values():
         if program.mode not in optimization.applies_to or optimization.costly:
             continue
-        matches, misses = matches_and_misses(program, optimization, parse_settings(optimization, {})[0])
+        looked_at = program if optimization.in_place else without
+        matches, misses = matches_and_misses(looked_at, optimization, parse_settings(optimization, {})[0])
         sites = tuple(match.anchor.name for match in matches)
         found.append(Offer(optimization.name, sites, tuple(MissRecord(m.node.name, m.reason) for m in misses[:MISS_LIMIT])))
     return tuple(found)
@@ -136,12 +166,16 @@ def broken_claims(claim: Claim, before: Totals, after: Totals) -> tuple[str, ...
 
 
 def matches_and_misses(program: Program, optimization: Optimization, parameters: Mapping[str, int | str]) -> tuple[list[Match], list[Miss]]:
-    """The places that an optimization finds, and the near-misses."""
+    """The places that an optimization finds, and the near-misses.
+
+    Args:
+        program: in the functional dialect, unless the optimization is declared safe `in_place`.
+    """
     if program.mode not in optimization.applies_to:
         return [], [Miss(program.gm.graph.output_node(), f"It applies to {' and '.join(optimization.applies_to)} only.")]
-    writer = None if optimization.in_place else next(filter(writes_in_place, program.gm.graph.nodes), None)
+    writer = None if optimization.in_place else foreign_writer(program.gm)
     if writer is not None:
-        return [], [Miss(writer, "This graph writes in place: put this step before run-in-place.")]
+        return [], [Miss(writer, f"{writer.name} writes in place, and no step put it there: what it means otherwise is not known.")]
     found = list(optimization.find(program.gm, **parameters))
     return [f for f in found if isinstance(f, Match)], [f for f in found if isinstance(f, Miss)]
 
@@ -185,10 +219,11 @@ def _provenance(gm: fx.GraphModule, match: Match, fresh: set[fx.Node]) -> Iterat
     input was replaced, are noted so that shapes are computed anew."""
     origins = [node.meta["origin"] for node in match.nodes]
     created: list[fx.Node] = []
+    replaced: list[tuple[fx.Node, str, fx.Node]] = []
     on_create = created.append
 
     def on_replace(old: fx.Node, new: str, user: fx.Node) -> None:
-        fresh.add(user)
+        replaced.append((old, new, user))
 
     gm._register_create_node_hook(on_create)
     gm._register_replace_node_hook(on_replace)
@@ -202,6 +237,8 @@ def _provenance(gm: fx.GraphModule, match: Match, fresh: set[fx.Node]) -> Iterat
             own = node.meta.get("origin")
             node.meta["origin"] = own if isinstance(own, Origin) else _origin_of_new(node, origins)
             fresh.add(node)
+    made = {node.name: node for node in created}
+    fresh.update(user for old, new, user in replaced if new not in made or made[new].meta.get(COPY_OF) is not old)
 
 
 def _origin_of_new(node: fx.Node, origins: list[Origin]) -> Origin:
@@ -215,7 +252,7 @@ def _origin_of_new(node: fx.Node, origins: list[Origin]) -> Origin:
 def _propagate(gm: fx.GraphModule, fresh: set[fx.Node]) -> None:
     """Fake values of new nodes and of everything that reads a value whose layout moved."""
     mode = next(n.meta["val"].fake_mode for n in gm.graph.nodes if isinstance(n.meta.get("val"), FakeTensor))
-    dirty = {node for node in fresh if not node._erased}
+    dirty = {node for node in fresh if not node._erased and not _is_plain_copy(node, fresh)}
     with mode, torch.no_grad():
         for node in list(gm.graph.nodes):
             if (node not in dirty and node.target is not AS_CAPTURED) or node.op not in ("call_function", "get_attr"):
@@ -233,6 +270,16 @@ def _propagate(gm: fx.GraphModule, fresh: set[fx.Node]) -> None:
             if _layout(value) != _layout(node.meta.get("val")):
                 dirty.update(node.users)
             node.meta["val"] = value
+
+
+def _is_plain_copy(node: fx.Node, fresh: set[fx.Node]) -> bool:
+    """Is it a copy of an operator, its value that of the original? Where operands of it come to lie otherwise, it is looked at after them."""
+    original = node.meta.pop(COPY_OF, None)
+    return original is not None and original not in fresh and _operands(node) == _operands(original)
+
+
+def _operands(node: fx.Node) -> list[object]:
+    return [_layout(read.meta.get("val")) for read in node.all_input_nodes]
 
 
 def _fake_value(gm: fx.GraphModule, node: fx.Node) -> object:

@@ -11,6 +11,7 @@ from graphs.record import Diff, Totals
 Direction = Literal["lower", "same", "higher", "any"]
 Exactness = Literal["bitwise", "rounding", "approximate"]
 VerdictKind = Literal["bitwise", "rounding", "approximate", "refuted", "not run"]
+How = Literal["run", "proven"]
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -25,7 +26,7 @@ class Claim(msgspec.Struct, frozen=True):
     peak_bytes: Direction = "any"
 
 
-ParameterKind = Literal["number", "nodes", "pairs", "memory"]
+ParameterKind = Literal["number", "nodes", "pairs", "memory", "plan"]
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -33,7 +34,7 @@ class Parameter(msgspec.Struct, frozen=True):
 
     Attributes:
         kind: a whole number within the limits; names of nodes (`add.mul.relu`); or pairs of names (`add.mul-relu.exp`); or an amount of memory
-            (`0.5` of the peak, `512MiB`), whose default is in percent of the peak. Of names the default is none.
+            (`0.5` of the peak, `512MiB`), whose default is in percent of the peak; or a plan that was made before, as one word. Of names and plans the default is none.
         choices: what each number stands for, from the minimum on, where the number alone tells a reader nothing.
     """
 
@@ -97,12 +98,18 @@ class WorstTensor(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """Did the step keep the answers? `reason` says how it was judged, or why it was not run."""
+    """Did the step keep the answers? `reason` says how it was judged, or why it was not run.
+
+    Attributes:
+        how: by running both graphs on the same inputs, or proven from the graphs alone, which holds for all inputs (of kind `bitwise` only).
+        tensors: outputs that were compared, or proven to be the same.
+    """
 
     kind: VerdictKind
     worst: WorstTensor | None = None
     reason: str = ""
     tensors: int = 0
+    how: How = "run"
 
 
 class PairRecord(msgspec.Struct, frozen=True):
@@ -172,6 +179,7 @@ class BudgetPoint(msgspec.Struct, frozen=True):
         seconds: predicted for one run, on a machine of the device's class.
         exactness: of the least exact step.
         bound: predicted seconds that no recomputation after the same other steps does with less than, at this budget; 0 where unknown.
+        verdict: of the whole; `not run`, with the reason, where the steps are verified when they are taken.
     """
 
     words: tuple[str, ...]
@@ -179,10 +187,11 @@ class BudgetPoint(msgspec.Struct, frozen=True):
     seconds: float
     exactness: Exactness
     bound: float = 0.0
+    verdict: Verdict = Verdict("not run")
 
 
 class BudgetFront(msgspec.Struct, frozen=True):
-    """Points of which none is better than another in both, largest peak first.
+    """Points of which none is better than another in peak, time and exactness, largest peak first.
 
     Attributes:
         now: the graph as it is, which may be among them.

@@ -5,7 +5,10 @@ NaN does not) the verdict is `bitwise`. Otherwise each output is compared with a
 its error is within a small factor of the unoptimized program's own error, `approximate` when the optimization asked for that and stays
 within its tolerance, `refuted` else. Behind an approximate step `rounding` means: hardly further from float64 than the graph
 before, for its answers have an error of their own, and what is rounded to few bits rounds another way for the least change. An element that is infinite or not a number must be so in the unoptimized program's run or in that
-of float64; a whole number or a truth value must be that of one of the two. No graph may write into its inputs.
+of float64; a whole number or a truth value must be that of one of the two. No graph may write into its inputs, but for a parameter, a buffer or a
+state whose new value it leaves there.
+
+A judge that proves first (`sameness`) runs only what is not proven to be equal bit for bit from the graphs alone; the verdict says which it was.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from graphs.program import OutputSpec, Program
 from graphs.snapshot import snapshot
 from optimizers.base import is_random
 from optimizers.record import Exactness, Verdict, WorstTensor
+from optimizers.sameness import prove
 
 FACTOR = 8.0  # how much larger than the unoptimized program's own error still counts as rounding
 EPSILONS = 64.0  # in units of the dtype's epsilon: what is always forgiven,
@@ -99,10 +103,15 @@ def _wide(value: Any) -> Any:
 
 
 class Judge:
-    """Judges steps against one unoptimized program."""
+    """Judges steps against one unoptimized program.
 
-    def __init__(self, program: Program, seed: int = 0, confirm: bool = True) -> None:
-        self.program, self.seed, self._confirm = program, seed, confirm
+    Args:
+        confirm: does a refutation by size of error need a second seed?
+        prove_first: is what can be proven from the graphs alone not run?
+    """
+
+    def __init__(self, program: Program, seed: int = 0, confirm: bool = True, prove_first: bool = False) -> None:
+        self.program, self.seed, self._confirm, self._prove_first = program, seed, confirm, prove_first
         self._inputs: list[Tensor] = []
         self._baseline: list[Tensor] = []
         self._drawn: dict[str, Any] = {}
@@ -116,6 +125,14 @@ class Judge:
         return Verdict("not run", reason="verification was not asked for")
 
     def verdict(self, before: Program, after: Program, exactness: Exactness) -> Verdict:
+        """The proof, where the judge proves first and there is one; else by running."""
+        if self._prove_first:
+            found = prove(before, after)
+            if found.proven:
+                return Verdict("bitwise", reason=found.reason, tensors=len(after.outputs), how="proven")
+        return self.by_running(before, after, exactness)
+
+    def by_running(self, before: Program, after: Program, exactness: Exactness) -> Verdict:
         """Runs what has not been run yet and compares."""
         try:
             self._prepare()
@@ -143,7 +160,7 @@ class Judge:
         if verdict.kind != "refuted" or not self._confirm:
             return verdict
         # One value that rounds the other way at a cast can look like an error; a real error shows on other inputs too.
-        second = Judge(self.program, self.seed + 1, confirm=False).verdict(before, after, exactness)
+        second = Judge(self.program, self.seed + 1, confirm=False).by_running(before, after, exactness)
         return verdict if second.kind == "refuted" else second
 
     def _prepare(self) -> None:
@@ -193,7 +210,10 @@ class Judge:
     def _outputs(self, program: Program) -> list[Tensor]:
         if self._last and self._last[0] is program:
             return self._last[1]
-        outputs = [value for value in program.run(self._inputs, self.seed) if value is not None]
+        # What the graph overwrites with its new value it may have: a copy, for the next graph begins with the old value too.
+        gone = program.overwrites()
+        given = [value.clone() if at in gone else value for at, value in enumerate(self._inputs)]
+        outputs = [value for value in program.run(given, self.seed) if value is not None]
         self._last = (program, outputs)
         return outputs
 

@@ -8,9 +8,10 @@ import streamlit as st
 
 from graphs.align import aligned
 from graphs.diff import diff
+from graphs.errors import RequestError
 from graphs.record import GraphSnapshot
 from jobs.experiment import Experiment, parse
-from jobs.record import Explore, ExploreResult
+from jobs.record import CatalogueResult, Explore, ExploreResult
 from pages.ui import choose, nodes, show, state, work
 from pages.ui.graph_view import graph_view
 
@@ -23,13 +24,22 @@ def main() -> None:
         catalogue = work.catalogue()
         experiment = state.experiment(catalogue)
         choose.experiment(catalogue, experiment)
-        kept = state.kept(catalogue)
+        kept = kept_one(catalogue)
         keeping(experiment, kept)
         if kept is None:
             raise show.NothingYet
         first = work.answer(Explore(kept.words), "compare first", ExploreResult)
         second = work.answer(Explore(experiment.prefix(0).words), "compare second", ExploreResult)
         both(first.graph, second.graph, kept, experiment.prefix(0))
+
+
+def kept_one(catalogue: CatalogueResult) -> Experiment | None:
+    """What is kept; None where nothing is, or where the address names what is not there, which is said."""
+    try:
+        return state.kept(catalogue)
+    except RequestError as error:
+        show.problem(show.as_problem(error), title=show.WRONG_ADDRESS)
+        return None
 
 
 def keeping(shown: Experiment, kept: Experiment | None) -> None:

@@ -28,8 +28,8 @@ def main() -> None:
         finally:  # the form is there for what could not be captured, too
             with brought:
                 own_file.panel(experiment)
-        standing(found.report)
-        show.tiles(found.graph.totals)
+        show.standing(found.report)
+        show.tiles(found.graph.totals, has_operators=found.report.rung < show.MODULE_TREE)
         graph_and_table(found.graph, found.report)
 
 
@@ -61,19 +61,6 @@ def graph_and_table(graph: GraphSnapshot, report: CaptureReport) -> None:
         save.buttons([graph], [], state.current().words)
     with breaks:  # last, since it ends the run while its work is on the way
         seams.tab(state.current().prefix(0).words, take_choice, take_query)
-
-
-def standing(report: CaptureReport) -> None:
-    """Says so at once when the graph is not the best that there is."""
-    if report.rung > 1:
-        why = f" {show.sentence(report.refused[0])}" if report.refused else ""
-        says = " ".join(show.sentence(note) for note in report.notes if not report.runs)
-        if 2 < report.rung < 6:
-            says = f"{says} The tab *Graph breaks* can tell where torch.compile would cut it."
-        (st.warning if report.rung > 3 else st.info)(
-            f"**Captured by {report.method} (step {report.rung} of 6 down the ladder).** {report.meaning}{why} {says}".strip(),
-            icon=":material/stairs:",
-        )
 
 
 def captured(report: CaptureReport, graph: GraphSnapshot) -> None:

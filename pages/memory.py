@@ -12,7 +12,19 @@ import streamlit as st
 from graphs.memory import SAVED, Holding
 from graphs.record import GraphSnapshot
 from jobs.record import Optimize, OptimizeResult
-from pages.ui import choose, memory_allocator, memory_arena, memory_budget, memory_change, memory_owners, memory_saved, show, state, work
+from pages.ui import (
+    choose,
+    memory_allocator,
+    memory_arena,
+    memory_budget,
+    memory_change,
+    memory_owners,
+    memory_saved,
+    show,
+    state,
+    titles,
+    work,
+)
 from pages.ui.graph_view import graph_view, wish
 from pages.ui.memory_sides import Side, Sizes, is_resident, side_of
 from pages.ui.pipeline import chosen_step
@@ -44,6 +56,7 @@ def main() -> None:
         experiment = state.experiment(catalogue)
         choose.experiment(catalogue, experiment)
         found = work.answer(Optimize(experiment.words), "optimize", OptimizeResult)
+        show.nothing_to_count(found.report)
         page(found, experiment.words)
 
 
@@ -78,11 +91,11 @@ def page(found: OptimizeResult, words: str) -> None:
 
 def controls(found: OptimizeResult) -> tuple[int, Sizes]:
     """Which graph, and whose sizes; −1 is the graph as captured."""
-    titles = ["as captured", *(f"after {number}. {step.words}" for number, step in enumerate(found.steps, 1))]
+    names = ["as captured", *(f"after {title}" for title in titles.numbered(step.words for step in found.steps))]
     st.session_state["memory step"] = chosen_step(len(found.steps))
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         st.selectbox(
-            "Graph", range(-1, len(found.steps)), key="memory step", format_func=lambda step: titles[step + 1], on_change=take_step, width=420,
+            "Graph", range(-1, len(found.steps)), key="memory step", format_func=lambda step: names[step + 1], on_change=take_step, width=420,
             help="The graph as captured, or after a step of the pipeline. Steps are added on the page Optimize.",
         )  # fmt: skip
         cuda = st.segmented_control(

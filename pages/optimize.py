@@ -14,9 +14,26 @@ from graphs.record import GraphSnapshot
 from jobs.experiment import Experiment
 from jobs.record import CatalogueResult, Optimize, OptimizeResult
 from optimizers.record import MatchRecord, OptimizationRecord, StepRecord
-from pages.ui import choose, chosen, kernels, nodes, offers, pairs, pipeline, save, search, settings, show, state, work
+from pages.ui import (
+    choose,
+    chosen,
+    kernels,
+    nodes,
+    offers,
+    pairs,
+    pipeline,
+    present,
+    present_pipeline,
+    save,
+    search,
+    settings,
+    show,
+    state,
+    work,
+)
 from pages.ui.graph_view import graph_view, wish
 from pages.ui.pipeline import chosen_step, go_to
+from pages.ui.titles import numbered, step_title
 
 PANE = "pipeline graph"
 HEIGHT = 660
@@ -25,11 +42,16 @@ STEPS_FAULT = ("RequestError", "RewriteError")  # kinds of problems that a step 
 
 
 def main() -> None:
-    show.opening(__doc__)
+    show.opening(__doc__, bare=present.is_on())
     with show.problems():
         catalogue = work.catalogue()
         experiment = state.experiment(catalogue)
+        if present.is_on():
+            present_pipeline.stage(optimized(experiment), state.title(experiment.prefix(0)))
+            return
         choose.experiment(catalogue, experiment)
+        with st.sidebar:
+            present.start_button()
         left, right = st.columns([1.1, 2.9], gap="medium")
         with left:
             cards = st.container()
@@ -40,6 +62,10 @@ def main() -> None:
             finally:  # a step that failed can be changed or removed
                 with cards:
                     steps(catalogue, experiment)
+        with right:
+            show.nothing_to_count(found.report)
+            if not found.report.runs:
+                show.standing(found.report)
         with offered:
             offers.panel(catalogue, experiment, found.offers)
         with right:
@@ -49,7 +75,7 @@ def main() -> None:
 def optimized(experiment: Experiment) -> OptimizeResult:
     """The pipeline's result, the last good one, or where a step failed and nothing was there before: the graph as captured, in which
     the reader finds what the step can act on."""
-    request = Optimize(experiment.words)
+    request = Optimize(experiment.words, st.session_state.get("run proven of") == experiment.words)
     try:
         return work.answer(request, "optimize", OptimizeResult)
     except show.NothingYet:
@@ -171,9 +197,17 @@ def step_view(catalogue: CatalogueResult, found: OptimizeResult, words: str) -> 
         show.misses(step.misses, f"step misses {index}", go_to)
     with st.expander("Save this session", icon=":material/download:"):
         save.buttons(found.graphs, found.steps, state.current().words)
+        written = st.container()
     if len(found.steps) > 1:
         st.subheader("The whole pipeline", anchor=False)
-        show.totals_table([("captured", found.graphs[0].totals), *((one.words, one.after) for one in found.steps)])
+        show.totals_table(
+            [
+                ("captured", found.graphs[0].totals),
+                *zip(numbered(one.words for one in found.steps), (one.after for one in found.steps), strict=True),
+            ]
+        )
+    with written:
+        save.programs(state.current().words, index, len(found.steps))
     prefix = state.current().prefix(index + 1).words
     if places and places.code:  # what the worker is asked for comes last: while it is at it, the rest is there
         with places.code, show.patient():
@@ -194,7 +228,7 @@ def drawn(found: OptimizeResult, index: int) -> Mapping[str, Any]:
     seen = graph_view(
         found.graphs,
         PANE,
-        steps=["captured", *(one.words for one in found.steps)],
+        steps=["captured", *(step_title(one.words) for one in found.steps)],
         diffs=[one.diff for one in found.steps],
         height=HEIGHT,
         look={**state.look(), "step": index + 1},
@@ -216,6 +250,8 @@ def heading(step: StepRecord | None, index: int, before: GraphSnapshot) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         show.verdict(step.verdict)
         show.diff(step.diff)
+        if step.verdict.how == "proven" and step.matches:
+            run_too()
     show.verdict_line(step.verdict)
     for sentence in step.claim_broken:
         st.warning(f"Against its claim: {show.sentence(sentence)}", icon=":material/warning:")
@@ -224,6 +260,16 @@ def heading(step: StepRecord | None, index: int, before: GraphSnapshot) -> None:
         if not step.misses and any(kernels.is_kernel(node) for node in before.nodes):
             because = " An earlier step put operators into kernels, where this one does not look: move it up, before that step."
         st.info(f"The step found no place to rewrite: before and after are the same graph.{because}", icon=":material/info:")
+
+
+def run_too() -> None:
+    """Asks for proven steps to be run as well, for this pipeline and from now on."""
+    words = state.current().words
+    meaning = "Runs the graphs before and after on the same random inputs, with real weights, and compares every output."
+    asked = st.session_state.get("run proven of") == words
+    if st.button("Run it too", key="run proven", icon=":material/play_arrow:", type="tertiary", help=meaning, disabled=asked):
+        st.session_state["run proven of"] = words
+        st.rerun()
 
 
 def matches(step: StepRecord) -> None:
@@ -303,7 +349,9 @@ def details_of_kernel(before: GraphSnapshot, after: GraphSnapshot, name: str) ->
 
 def take_walk() -> None:
     """The reader walked to another step inside the picture."""
-    st.session_state["step"] = int(st.session_state[PANE].get("step") or 0) - 1
+    index = int(st.session_state[PANE].get("step") or 0) - 1
+    if index != st.session_state.get("step on card"):  # a new picture tells the step that it was given: that is no walk
+        st.session_state["step"] = index
 
 
 def take_pick() -> None:

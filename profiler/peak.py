@@ -10,7 +10,8 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from types import FunctionType
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -20,7 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from graphs.errors import TooLargeError
 from graphs.host import TO_HOST
 from graphs.program import Program
+from graphs.regions import Prepared
 from profiler.devices import free_bytes
+from profiler.marks import Call, marked
 
 GIB = 1 << 30
 
@@ -29,9 +32,8 @@ def peak_bytes(program: Program, inputs: Sequence[Tensor], seed: int = 0) -> int
     """Runs the graph once and returns its peak."""
     gc.collect()  # garbage of earlier runs must neither count nor be freed in the middle
     torch.manual_seed(seed)
-    measured = _on_cuda if program.device == "cuda" else _on_cpu
     with torch.no_grad():
-        return measured(lambda: program.gm(*inputs), [*inputs, *program.gm.buffers(), *program.gm.parameters()])
+        return _on_cuda(program, inputs) if program.device == "cuda" else _on_cpu(program, inputs)
 
 
 def check_fits(program: Program, counted_peak_bytes: int) -> None:
@@ -68,11 +70,15 @@ class StorageTracker(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if func is TO_HOST:
             return result  # the host's memory, also where that is the device's
+        self.look_at(result)
+        return result
+
+    def look_at(self, result: Any) -> None:
+        """Counts what a result holds and was not seen before."""
         for value in pytree.tree_leaves(result):
             if isinstance(value, Tensor) and value.layout is torch.strided:  # weights packed for one kernel show no storage
                 self._count(value.untyped_storage())
         self.peak = max(self.peak, self.now)
-        return result
 
     def _watched(self, body: fx.GraphModule) -> Callable[..., Any]:
         """A branch or a loop's body whose operators are seen too."""
@@ -97,18 +103,34 @@ class StorageTracker(TorchDispatchMode):
         self.now -= size
 
 
-def _on_cpu(run: Callable[[], Any], existing: Iterable[Tensor]) -> int:
-    with StorageTracker(existing) as tracker:
-        outputs = run()
+def _on_cpu(program: Program, inputs: Sequence[Tensor]) -> int:
+    tracker = StorageTracker([*inputs, *program.gm.buffers(), *program.gm.parameters()])
+    gm = marked(program, lambda number, name, call: watched(call, tracker.look_at))
+    with tracker:
+        outputs = gm(*inputs)
     del outputs
     return tracker.peak
 
 
-def _on_cuda(run: Callable[[], Any], existing: Iterable[Tensor]) -> int:
+def watched(call: Call, look: Callable[[Any], None], before: Callable[[], None] = lambda: None) -> FunctionType:
+    """A call whose result is looked at: compiled kernels take memory past the dispatcher."""
+    is_kept = isinstance(call, Prepared)  # what it gives stays beside the weights, and is in no peak
+
+    def watching(*args: Any, **kwargs: Any) -> Any:
+        before()
+        value = call(*args, **kwargs)
+        if not is_kept and call is not TO_HOST:
+            look(value)
+        return value
+
+    return cast(FunctionType, watching)
+
+
+def _on_cuda(program: Program, inputs: Sequence[Tensor]) -> int:
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    outputs = run()
+    outputs = program.gm(*inputs)
     torch.cuda.synchronize()
     del outputs
     return torch.cuda.max_memory_allocated() - before

@@ -1,4 +1,9 @@
-"""What may be concluded from timed runs: medians, their intervals, and the verdict. Distribution-free; without torch."""
+"""What may be concluded from timed runs: medians, their intervals, and the verdict. Distribution-free; without torch.
+
+Graphs are compared block by block. In a block each runs twice, in random order and then in the reverse order (A B … B A), so that a machine that
+slows down slows all alike. The ratio of a block is that of the shorter runs, for what interrupts a run only makes it longer. Equal graphs are
+exchangeable within a block, so the median of their ratios is 1, whatever the noise looks like.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +13,16 @@ from collections.abc import Sequence
 import numpy as np
 
 CONFIDENCE = 0.95
+SURE = 0.99  # for a verdict: a page shows many comparisons, and one wrong in twenty is too many
 RESAMPLES = 2000
-FEWEST_RUNS = 6  # with fewer, not even the extremes bracket the median with 95 % confidence
+FEWEST = 6  # blocks; with fewer, not even the extremes bracket the median with 95 % confidence
+# Two copies of one graph differ by this share for good: their tensors lie at other addresses (measured: docs/results.md).
+FLOOR = 0.005
+NOTHING_TO_COMPARE, TOO_FEW = "nothing to compare", "too few runs to tell"
+Interval = tuple[float, float]
 
 
-def median_interval(times: Sequence[float]) -> tuple[float, float]:
+def median_interval(times: Sequence[float]) -> Interval:
     """95 % interval of the median from order statistics; the extremes where there are too few runs for one."""
     ordered = sorted(times)
     count = len(ordered)
@@ -26,18 +36,42 @@ def median_interval(times: Sequence[float]) -> tuple[float, float]:
     return ordered[rank - 1], ordered[count - rank]
 
 
-def ratio_interval(ratios: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of the median of the ratios, one ratio per round."""
+def block_ratios(blocks: np.ndarray) -> np.ndarray:
+    """Blocks × 2 × graphs of milliseconds -> blocks × graphs of (this graph's time / the first graph's)."""
+    shorter = blocks.min(axis=1)
+    return shorter / shorter[:, :1]
+
+
+def control_ratios(blocks: np.ndarray) -> np.ndarray:
+    """The first graph against itself, by block: what noise alone does to a ratio. Every second block is turned round, so that drift cancels."""
+    first, second = blocks[:, 0, 0], blocks[:, 1, 0]
+    ratios = first / second
+    ratios[1::2] = 1 / ratios[1::2]
+    return ratios
+
+
+def ratio_interval(ratios: Sequence[float] | np.ndarray, seed: int = 0, confidence: float = CONFIDENCE) -> Interval:
+    """Bootstrap interval of the median of the ratios, one ratio per block."""
     values = np.asarray(ratios, dtype=float)
     picks = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
     medians = np.median(values[picks], axis=1)
-    low, high = np.quantile(medians, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = np.quantile(medians, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
-def verdict(interval: tuple[float, float]) -> str:
-    """`faster` or `slower` when the interval of the time ratio leaves 1 out, and `no difference` otherwise."""
-    low, high = interval
-    if high < 1:
+def verdict(ratios: Sequence[float] | np.ndarray, seed: int = 0) -> str:
+    """`faster` or `slower` when the 99 % interval leaves 1 out by more than copies of one graph differ; `no difference` otherwise."""
+    if len(ratios) < FEWEST:
+        return TOO_FEW
+    low, high = ratio_interval(ratios, seed, SURE)
+    if high < 1 - FLOOR:
         return "faster"
-    return "slower" if low > 1 else "no difference"
+    return "slower" if low > 1 + FLOOR else "no difference"
+
+
+def detectable(ratios: Sequence[float] | np.ndarray, seed: int = 0) -> float:
+    """The smallest share by which a graph had to be faster or slower for these blocks to show it."""
+    if len(ratios) < FEWEST:
+        return math.inf
+    low, high = ratio_interval(ratios, seed, SURE)
+    return (high - low) / 2 + FLOOR

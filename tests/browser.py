@@ -26,17 +26,29 @@ class Server:
 
     def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
         self.process = process
+        self.port = port
         self.address = f"http://127.0.0.1:{port}"
 
 
 @contextmanager
-def server(data: Path) -> Iterator[Server]:
-    """The app as `make run` starts it, but elsewhere; ended afterwards."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}"]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "FXSCOPE_DATA": str(data)}, stdout=subprocess.DEVNULL)
+def server(data: Path, *options: str, log: Path | None = None, script: Path = ROOT / "server.py", port: int = 0) -> Iterator[Server]:
+    """The app as `make run` starts it, but elsewhere; ended afterwards.
+
+    Args:
+        options: of `streamlit run`, and behind `--` of the app.
+        log: takes all that the server says.
+        script: what is served, where it is not the app.
+        port: where it listens; default is one that is free.
+    """
+    if not port:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", str(script), f"--server.port={port}", *options]
+    environment = {**os.environ, "FXSCOPE_DATA": str(data)}
+    with open(log or os.devnull, "wb") as said:
+        errors = subprocess.STDOUT if log else None
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=errors)
     try:
         found = Server(process, port)
         _wait_until_up(found)

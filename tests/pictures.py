@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 from unittest import mock
 
@@ -99,12 +100,23 @@ def real_payload(found: OptimizeResult) -> dict[str, Any]:
 
 
 def blank_page(browser: Browser, scheme: str = "light") -> Page:
-    """A page that can import the picture's modules from disk; the test fails on script errors when it calls `page.errors`."""
+    """A page that can import the picture's modules from disk."""
     context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme=cast(Any, scheme), accept_downloads=True)
     page = context.new_page()
     page.route(f"{HOST}/**", _serve)
     page.goto(f"{HOST}/")
     return page
+
+
+@contextmanager
+def watched_page(browser: Browser) -> Iterator[Page]:
+    """A blank page; at the end it must turn out that no script on it failed."""
+    page = blank_page(browser)
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    page.context.close()
+    assert not errors
 
 
 def _serve(route: Route) -> None:

@@ -67,12 +67,12 @@ def test_the_report_holds_exactly_what_it_promises(client: Client, tmp_path: Pat
     assert set(report["capture"]) == {"method", "nodes", "parameters", "seconds"}
     counted = {"nodes", "launches", "flops", "bytes_moved", "peak_bytes"}
     for step in report["steps"]:
-        assert set(step) == {"optimization", "parameters", "matches", "misses", "verdict", "worst", "before", "after"}
+        assert set(step) == {"optimization", "parameters", "matches", "misses", "verdict", "how", "worst", "before", "after"}
         assert isinstance(step["matches"], int)
         assert all(set(miss) == {"node", "reason"} for miss in step["misses"])
         assert set(step["before"]) == set(step["after"]) == counted
     assert report["steps"][1]["parameters"]["every"] == 1
-    assert set(report["measured"]) == {"device", "before", "after"}
+    assert set(report["measured"]) == {"device", "before", "after", "ratio", "interval", "verdict", "conditions"}
     for side in ("before", "after"):
         timing = report["measured"][side]
         assert set(timing) == {"median_ms", "interval_ms", "peak_bytes", "runs"}

@@ -27,11 +27,11 @@ from graphs.sources.base import ModelSource
 from optimizers.catalog import catalog
 from optimizers.pipeline import apply, offers
 from optimizers.verify import Judge
-from pages.ui import charts, nodes
+from pages.ui import charts, nodes, profile_rows
 from pages.ui.graph_view.drawing import picture
 from profiler.measure import measure
 from profiler.peak import peak_bytes
-from profiler.per_node import node_times
+from profiler.per_node import profile_nodes
 
 
 class Gate(nn.Module):
@@ -369,13 +369,16 @@ def test_steps_measuring_export_and_drawing_work(model: type[nn.Module], mode: s
         diffs.append(done.step.diff)
     drawn = picture(graphs, [str(at) for at in range(len(graphs))], diffs)
     assert len(drawn["nodes"]["name"]) >= len(graphs[0].nodes) - 1
-    assert {"/" in name for name in node_times(program, budget_s=0.01)} == {False}
+    profile = profile_nodes(program, "it", budget_s=0.01)
+    assert len(profile_rows.rows_of(graphs[-1], profile)) == len(profile.nodes) > 0
+    assert profile.mapped == profile.events
+    assert profile.peak_bytes == peak_bytes(program, program.materialize())
     assert measure([program], ["it"], budget_s=0.01).timings[0].peak_bytes > 0
     assert charts.memory(graphs[-1]).data
     assert all(node.name in to_dot(graphs[-1]) for node in graphs[-1].nodes)
     assert to_json(graphs, [str(at) for at in range(len(graphs))])
     assert len(to_model_explorer(graphs[-1], "it")["graphs"][0]["nodes"]) == len(graphs[-1].nodes)
-    assert len(nodes.frame(graphs[-1].nodes)) == len(graphs[-1].nodes)
+    assert len(nodes.frame(graphs[-1].nodes, graphs[-1].nodes)) == len(graphs[-1].nodes)
 
 
 def test_branches_that_draw_are_neither_merged_nor_dropped() -> None:

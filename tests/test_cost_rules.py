@@ -56,6 +56,20 @@ def test_an_operator_in_place_costs_what_the_other_does() -> None:
     assert all(one.known for one in _costs(lambda x: aten.copy_(aten.clone(x), x), (SIGNAL,)))
 
 
+def test_what_scatters_in_place_moves_only_what_it_selects() -> None:
+    at = torch.tensor([0, 2])
+
+    def moved(function: object) -> int:
+        graph = make_fx(function, tracing_mode="real")(torch.randn(8, 10))  # type: ignore[arg-type]
+        writers = [node for node in graph.graph.nodes if str(node.target).partition(".")[2].partition(".")[0].endswith("_")]
+        return cost(writers[0]).bytes_moved
+
+    rows = torch.ones(2, 10)
+    assert moved(lambda x: aten.index_put_(aten.clone(x), [at], rows)) == 2 * 8 + 4 * (20 + 20)
+    assert moved(lambda x: aten.index_add_(aten.clone(x), 0, at, rows)) == 2 * 8 + 4 * (20 + 20 + 20)
+    assert moved(lambda x: aten.index_put_(aten.clone(x), [x > 0], torch.tensor(1.0))) == 80 + 4 * (80 + 1 + 80)  # a mask may select all
+
+
 def test_the_alignment_of_labels_counts_frames_and_places() -> None:
     def loss(x: Tensor) -> Tensor:
         labels, frames, lengths = torch.ones(2, 3, dtype=torch.long), torch.full((2,), 10), torch.full((2,), 3)

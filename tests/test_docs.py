@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,3 +66,20 @@ def test_every_dependency_has_its_reason() -> None:
         for line in (root / name).read_text().splitlines():
             if "==" in line:
                 assert f"`{line.split('==')[0]}`" in text, line
+
+
+def test_the_proxy_lets_files_through_that_the_app_takes() -> None:
+    root = DOCS.parent
+    taken = tomllib.loads((root / ".streamlit/config.toml").read_text())["server"]["maxUploadSize"]
+    allowed = re.search(r"upload_file/ \{\n\s+client_max_body_size (\d+)m;", (DOCS / "deploy.md").read_text())
+    assert allowed
+    assert taken < int(allowed[1]) <= taken + 1
+
+
+def test_the_container_has_all_that_the_app_is_made_of_and_nothing_secret() -> None:
+    root = DOCS.parent
+    inside = {line[1:] for line in (root / ".containerignore").read_text().splitlines() if line.startswith("!")}
+    rooms = set(tomllib.loads((root / "pyproject.toml").read_text())["tool"]["importlinter"]["root_packages"])
+    assert rooms | {"app.py", "server.py", "static", ".streamlit/config.toml", "requirements.txt"} <= inside
+    assert not [name for name in inside if not (root / name).exists()]
+    assert not inside & {".streamlit", "data", ".git"}

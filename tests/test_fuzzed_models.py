@@ -208,10 +208,18 @@ WRONG: list[tuple[Optimization, tuple[str, ...], bool]] = [
 ]  # fmt: skip
 
 
+# where the search below first succeeds, so that it begins there; what is not found there any more is looked for everywhere
+FOUND_AT = {
+    "drops-a-factor-of-2": 9, "swaps-a-subtraction": 2, "takes-x-times-0-for-0": 10, "takes-x-minus-x-for-0": 5, "takes-x-plus-0-for-x": 15,
+    "forgets-a-condition": 3, "rounds-to-float16": 7, "changes-a-dtype": 2, "writes-into-its-input": 9, "forgets-a-buffer": 1,
+    "is-off-by-one": 10, "forgets-a-flip": 6, "forgets-a-clamp": 2, "finds-and-changes": 2,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(("wrong", "themes", "special"), WRONG, ids=[wrong.name for wrong, _, _ in WRONG])
 def test_wrong_optimization_is_found_out(wrong: Optimization, themes: tuple[str, ...], special: bool) -> None:
     modes = ("training",) if themes == ("random",) else ("inference",)
-    for seed in range(40):
+    for seed in (FOUND_AT.get(wrong.name, 0), *range(40)):
         model = random_model(seed, themes=themes, special=special)
         if tried(model.source(), seed, [wrong], modes, rounds=0).violations:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -18,7 +19,7 @@ from jobs.record import OptimizeResult
 from pages.ui.graph_view import payload_of
 from pages.ui.graph_view.drawing import label
 from pages.ui.graph_view.page import page as web_page
-from tests.pictures import blank_page, random_pipeline, real_payload, shown
+from tests.pictures import blank_page, random_pipeline, real_payload, shown, watched_page
 
 EVERYTHING = "await view.session.setOpen(true)"
 
@@ -55,15 +56,22 @@ def test_paths_between_two_nodes_are_lit(page: Page, attention: OptimizeResult) 
 PATTERNS = ("mm -> add", "softmax -> * -> mm", "relu -> relu", "* -> gelu -> *", "op:mm -> * -> * -> add", "sum")
 
 
+@pytest.fixture(scope="module")
+def undrawn(chromium: Browser) -> Iterator[Page]:
+    """One page for what is asked of a model alone, without a picture."""
+    with watched_page(chromium) as opened:
+        yield opened
+
+
 @pytest.mark.parametrize("seed", range(50))
-def test_patterns_find_what_brute_force_finds(page: Page, seed: int) -> None:
+def test_patterns_find_what_brute_force_finds(undrawn: Page, seed: int) -> None:
     graphs, data = payload(seed, 40, 1)
-    shown(page, data)
     pattern = PATTERNS[seed % len(PATTERNS)]
-    found = page.evaluate(
-        """async (pattern) => { const { find } = await import("/find.js"); const m = view.session.model;
+    found = undrawn.evaluate(
+        """async ([payload, pattern]) => { const { find } = await import("/find.js"); const { Model } = await import("/model.js");
+        const m = new Model(payload);
         return find(m, 1, pattern).chains.map((chain) => chain.map((index) => m.name[index])); }""",
-        pattern,
+        [data, pattern],
     )
     assert sorted(map(tuple, found)) == brute_force(graphs[1], [part.removeprefix("op:") for part in pattern.split(" -> ")])
 

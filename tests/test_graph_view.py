@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 import statistics
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from graphs.record import GraphSnapshot
 from jobs.record import OptimizeResult
 from pages.ui.graph_view import payload_of
-from tests.pictures import random_pipeline, real_payload, shown
+from tests.pictures import random_pipeline, real_payload, shown, watched_page
 
 EVERYTHING = "await view.session.setOpen(true)"
 
@@ -30,34 +31,37 @@ def payload(seed: int, count: int = 60, steps: int = 4) -> tuple[list[GraphSnaps
 # ---------------------------------------------------------------- the drawing against the record
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_every_edge_of_every_graph_is_in_the_picture_and_no_other(page: Page, seed: int) -> None:
-    graphs, data = payload(seed)
-    shown(page, data)
+@pytest.fixture(scope="module", params=range(8))
+def drawn(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[tuple[Page, list[GraphSnapshot]]]:
+    """Graphs of a random pipeline, and their picture with everything open."""
+    graphs, data = payload(request.param, 120)
+    with watched_page(chromium) as page:
+        run(shown(page, data), EVERYTHING)
+        yield page, graphs
+
+
+def test_every_edge_of_every_graph_is_in_the_picture_and_no_other(drawn: tuple[Page, list[GraphSnapshot]]) -> None:
+    page, graphs = drawn
     for at, graph in enumerate(graphs):
-        drawn = run(
+        edges = run(
             page,
             f"""const {{ model }} = view.session;
             return model.edges.filter((edge) => edge.first <= {at} && {at} <= edge.last).map((edge) => [model.name[edge.from], model.name[edge.to]]);""",
         )
-        assert Counter(map(tuple, drawn)) == Counter((name, node.name) for node in graph.nodes for name in node.inputs)
+        assert Counter(map(tuple, edges)) == Counter((name, node.name) for node in graph.nodes for name in node.inputs)
         alive = run(page, f"const m = view.session.model; return m.name.filter((_, index) => m.alive(index, {at}));")
         assert sorted(alive) == sorted(node.name for node in graph.nodes)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_every_edge_is_drawn_once_as_link_stub_or_fold_and_every_stub_has_its_partner(page: Page, seed: int) -> None:
-    _, data = payload(seed, 150)
-    shown(page, data)
+def test_every_edge_is_drawn_once_as_link_stub_or_fold_and_every_stub_has_its_partner(drawn: tuple[Page, list[GraphSnapshot]]) -> None:
     found = run(
-        page,
-        f"""{EVERYTHING};
-        const {{ scene, tree, model }} = view.session;
+        drawn[0],
+        """const { scene, tree, model } = view.session;
         const drawn = [...scene.edges.flatMap((edge) => edge.edges), ...tree.stubs];
         const folded = model.edges.filter((edge) => !tree.leaves[edge.from] || !tree.leaves[edge.to]).length;
         const partners = scene.stubs.every((stub) => stub.from.sends.includes(stub) && stub.to.takes.includes(stub));
         const ends = scene.items.flatMap((item) => [...item.sends, ...item.takes]).length;
-        return {{ drawn: drawn.length, distinct: new Set(drawn).size, folded, total: model.edges.length, partners, ends, stubs: scene.stubs.length }};""",
+        return { drawn: drawn.length, distinct: new Set(drawn).size, folded, total: model.edges.length, partners, ends, stubs: scene.stubs.length };""",
     )
     assert found["drawn"] == found["distinct"]
     assert found["drawn"] + found["folded"] == found["total"]
@@ -65,32 +69,28 @@ def test_every_edge_is_drawn_once_as_link_stub_or_fold_and_every_stub_has_its_pa
     assert found["ends"] == 2 * found["stubs"] > 0
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_groups_hold_their_own_nodes_inside_their_borders_without_overlap(page: Page, seed: int) -> None:
-    _, data = payload(seed, 120)
-    shown(page, data)
+def test_groups_hold_their_own_nodes_inside_their_borders_without_overlap(drawn: tuple[Page, list[GraphSnapshot]]) -> None:
     wrong = run(
-        page,
-        f"""{EVERYTHING};
-        const {{ scene, tree, model }} = view.session;
+        drawn[0],
+        """const { scene, tree, model } = view.session;
         const wrong = [];
-        for (const leaf of tree.leaves.filter(Boolean)) {{
-          for (let box = leaf.parent; box.parent; box = box.parent) {{
+        for (const leaf of tree.leaves.filter(Boolean)) {
+          for (let box = leaf.parent; box.parent; box = box.parent) {
             const [phase, path] = box.id.replace(/[#×].*/, "").split("/");
-            const own = Number(phase) === model.phase[leaf.index] && (path === "" || `${{model.module[leaf.index]}}.`.startsWith(`${{path}}.`) || box.repeat);
+            const own = Number(phase) === model.phase[leaf.index] && (path === "" || `${model.module[leaf.index]}.`.startsWith(`${path}.`) || box.repeat);
             if (!own) wrong.push([box.id, model.name[leaf.index]]);
-          }}
-        }}
-        for (const box of [tree.root, ...scene.items.filter((item) => item.group)]) {{
+          }
+        }
+        for (const box of [tree.root, ...scene.items.filter((item) => item.group)]) {
           const inner = box.children;
-          for (const a of inner) {{
+          for (const a of inner) {
             if (a.x < 0 || a.y < 0 || a.x + a.width > box.width + 0.5 || a.y + a.height > box.height + 0.5) wrong.push(["outside", a.id]);
-            for (const b of inner) {{
+            for (const b of inner) {
               const apart = a === b || a.last < b.first || b.last < a.first || a.x + a.width <= b.x + 0.5 || b.x + b.width <= a.x + 0.5 || a.y + a.height <= b.y + 0.5 || b.y + b.height <= a.y + 0.5;
               if (!apart) wrong.push(["overlap", a.id, b.id]);
-            }}
-          }}
-        }}
+            }
+          }
+        }
         return wrong;""",
     )
     assert wrong == []
@@ -201,10 +201,10 @@ def test_steps_are_walked_with_slider_and_keys(page: Page, gpt2: OptimizeResult)
 
 @pytest.mark.parametrize("seed", [1, 11])
 def test_a_pipeline_that_grows_step_by_step_hardly_moves_what_was_there(page: Page, seed: int) -> None:
-    graphs, diffs = random_pipeline(seed, 120, 20)
+    graphs, diffs = random_pipeline(seed, 120, 12)
     before: dict[str, list[float]] = {}
     moved: list[float] = []
-    for last in range(1, 21):
+    for last in range(1, 13):
         data = payload_of(graphs[: last + 1], [f"step {index}" for index in range(last + 1)], diffs[:last])
         if last == 1:
             shown(page, data)

@@ -17,6 +17,7 @@ import pytest
 from graphs.errors import FxscopeError, JobError, RequestError, SourceError, TooLargeError
 from jobs import client as client_module
 from jobs.client import Client, as_error
+from jobs.engines import LocalEngine
 from jobs.process import WorkerProcess
 from jobs.record import (
     Catalogue,
@@ -52,7 +53,8 @@ def inputs():
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    made = Client(tmp_path_factory.mktemp("data"))
+    folder = tmp_path_factory.mktemp("data")
+    made = Client(folder, LocalEngine(folder / "scratch", folder / "kernels", slots=1))
     yield made
     made.close()
 
@@ -72,8 +74,10 @@ def running(client: Client, request: Request, limit_s: float | None = None) -> s
 
 
 def worker_pid(client: Client) -> int:
-    assert client._worker is not None
-    return client._worker.pid
+    """Of the only one."""
+    assert isinstance(client._engine, LocalEngine)
+    [pid] = client._engine.pids()
+    return pid
 
 
 def is_gone(pid: int) -> bool:
@@ -172,7 +176,7 @@ def test_the_same_request_from_many_readers_is_one_job(client: Client) -> None:
     for reader in readers:
         reader.join()
     assert len(set(ids)) == 1
-    assert len(client._queue) + (client._running is not None) == 1
+    assert len(client._queue) + len(client._running) == 1
     client.run(Sleep(0.5))
 
 
@@ -278,9 +282,9 @@ folder = Path(sys.argv[1])
 store, count = Store(folder), 0
 client = Client(folder)
 client.submit(Sleep(60))
-while client._worker is None:
+while not client._engine.pids():
     pass
-print(client._worker.pid, flush=True)
+print(client._engine.pids()[0], flush=True)
 while True:
     store.keep_result(f"key {count}", b"%d " % count * 10_000)
     count += 1
@@ -308,6 +312,24 @@ def test_a_kept_source_comes_back_with_its_name(client: Client) -> None:
     sha = client.keep_source(MODEL.encode(), "mine.py")
     assert client.source(sha) == (MODEL.encode(), "mine.py")
     assert client.keep_source(MODEL.encode(), "other.py") != sha
+
+
+def test_a_name_that_turns_text_around_is_made_readable(client: Client) -> None:
+    kept = client.source(client.keep_source(MODEL.encode(), "\u202egnp.exe\u202c \u05e9\u05dc.py"))
+    assert kept
+    assert kept[1] == "\ufffdgnp.exe\ufffd \u05e9\u05dc.py"
+
+
+@pytest.mark.parametrize(
+    ("line", "way_out"),
+    [("import os; os._exit(0)", "in the file ended its process"), ("def model(): raise MemoryError", "take less memory")],
+)
+def test_a_file_that_ends_itself_or_takes_too_much_is_told_what_to_look_at(client: Client, line: str, way_out: str) -> None:
+    sha = client.keep_source(f"{MODEL}\n{line}".encode(), "own_end.py")
+    with pytest.raises(FxscopeError) as caught:
+        client.run(Explore(f"model=source/{sha}&device=cpu"))
+    assert way_out in caught.value.help
+    assert not caught.value.what.endswith(":")
 
 
 @pytest.mark.parametrize("sha", ["", "../../../etc/passwd", "0" * 64])

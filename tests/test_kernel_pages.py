@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from typing import Any, cast
 
 import msgspec
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, expect
 from streamlit.testing.v1 import AppTest
 
 from graphs.errors import RequestError
@@ -21,8 +19,6 @@ from optimizers.catalog import catalog
 from optimizers.record import MissRecord, PairRecord
 from pages.ui import kernels, offers, pairs, pipeline, show
 from pages.ui.kernels import spans, view_data
-from tests import browser as driver
-from tests.browser import Server, settled
 from tests.pictures import blank_page
 from tests.test_pages import click, opened, settle, texts, words
 
@@ -297,58 +293,6 @@ def test_the_places_of_a_step_say_what_it_found() -> None:
 
 
 # ---------------------------------------------------------------- in a browser
-
-
-@pytest.fixture(scope="module")
-def server(client: Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with driver.server(tmp_path_factory.mktemp("data")) as running:
-        yield running
-
-
-def node(page: Page, name: str, side: str = "after") -> Locator:
-    return page.locator(f".stage[data-side={side}] g.leaf").filter(has=page.locator("title", has_text=re.compile(rf"^{name}\n")))
-
-
-def test_in_a_browser_nodes_and_lines_light_up_together_and_fusions_are_the_readers(server: Server, chromium: Browser) -> None:
-    page = chromium.new_context(viewport={"width": 1440, "height": 900}).new_page()
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(f"{server.address}/optimize?{FUSED}")
-    page.locator(".graph-view g.leaf").first.wait_for(timeout=150_000)
-    settled(page)
-    page.get_by_role("button", name="Show everything that is open").click()
-    page.locator(".stage[data-side=after] g.leaf.fused", has_text="div·masked_fill").click()
-    page.locator(".kernel-view .row.linked").first.wait_for(timeout=60_000)
-    settled(page)
-    together(page)
-    ctrl = {"modifiers": ["Control"]}
-    node(page, "_softmax_backward_data", "before").or_(node(page, "bmm")).first.scroll_into_view_if_needed()
-    node(page, "bmm").click(**ctrl)  # type: ignore[arg-type]
-    expect(page.get_by_text("1 chosen node")).to_be_visible(timeout=20_000)
-    expect(page.locator(".stage[data-side=after] g.leaf.chosen")).to_have_count(1)
-    assert not errors
-    page.context.close()
-
-
-def together(page: Page) -> None:
-    """A node lights its lines, a line its node, a click keeps them, and the keyboard does the same."""
-    view = page.locator(".kernel-view")
-    button = view.get_by_role("button", name=re.compile("masked_fill"))
-    button.hover()
-    lit = view.locator(".row.lit .names")
-    assert set(filter(None, lit.all_inner_texts())) == {"masked_fill"}
-    expect(view.locator("g.leaf.lit")).to_have_count(1)
-    view.locator(".row.linked").first.hover()
-    expect(view.locator(".kernel-told")).to_contain_text(re.compile(r"^Line \d+ computes "))
-    view.get_by_role("button", name=re.compile("_softmax")).click()
-    page.mouse.move(0, 0)
-    expect(view.get_by_role("button", name=re.compile("_softmax"))).to_have_attribute("aria-pressed", "true")
-    expect(view.locator(".kernel-told")).to_contain_text("_softmax: aten._softmax.default")
-    view.locator(".code").focus()
-    page.keyboard.press("ArrowDown")
-    expect(view.locator(".row.current")).to_have_count(1)
-    page.keyboard.press("Escape")
-    expect(view.locator(".row.lit")).to_have_count(0)
 
 
 def test_names_in_code_and_nodes_are_never_markup(chromium: Browser, softmax: KernelRecord) -> None:

@@ -11,6 +11,7 @@ from graphs.memory import memory_of
 from jobs.client import Client
 from jobs.experiment import parse
 from jobs.record import Budget, BudgetResult, Optimize, OptimizeResult
+from optimizers.front import as_exact
 from pages.ui import show
 from tests.test_pages import opened, settle, texts
 
@@ -56,17 +57,26 @@ def test_a_budget_leads_to_the_cheapest_steps_that_keep_to_it(client: Client) ->
     words = "model=zoo/chain&mode=training&depth=6&width=16&batch=256&device=cpu"
     app = opened(words, "memory")
     choose(app, "Budget")
-    front = cast(BudgetResult, client.run(Budget(parse(words).words, 9))).front
-    assert len(front.points) > 2
-    point = front.points[-1]
+    settle(app)
+    result = cast(BudgetResult, client.run(Budget(parse(words).words, 9)))
+    app.run()
+    points = as_exact(result.front.points, "bitwise")
+    assert result.whole
+    assert len(points) > 2
+    point = points[-1]
     app.select_slider[0].set_value(point.peak)
     settle(app)
     peak = next(metric for metric in app.metric if metric.label == "Peak · counted")
     assert peak.value == show.size(point.peak)
+    assert any("same bits, proven" in badge for badge in texts(app).splitlines()), texts(app)
+    plan = "".join(point.words).partition("plan=")[2].partition(")")[0]
+    assert plan
+    assert plan not in texts(app)  # a word for the machine, left out of what is read
     app.button(key="budget take").click()
     settle(app)
     taken = "".join(app.query_params["pipeline"])
     assert taken == ",".join(point.words)
     found = cast(OptimizeResult, client.run(Optimize(parse(f"{words}&pipeline={taken}").words)))
-    assert found.graphs[-1].totals.peak_bytes <= int(taken.rpartition("budget=")[2].rstrip("B)"))
-    assert found.steps[-1].verdict.kind == "bitwise"
+    assert found.graphs[-1].totals.peak_bytes == point.peak
+    assert point.peak <= int(taken.rpartition("budget=")[2].partition("B")[0])
+    assert (found.steps[-1].verdict.kind, found.steps[-1].verdict.how) == ("bitwise", "proven")

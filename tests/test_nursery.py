@@ -14,6 +14,7 @@ import pytest
 from jobs import birth
 from jobs.birth import Child, Forked, Nursery, Started, new_child
 from jobs.client import Client
+from jobs.engines import LocalEngine
 from jobs.process import WorkerProcess
 from jobs.record import Catalogue, CatalogueResult, Crash, Empty, Explore, ExploreResult, Sleep, Task
 from jobs.version import code_version
@@ -73,8 +74,8 @@ def test_a_worker_that_is_not_wanted_before_it_is_born_does_not_live(tmp_path: P
     assert later.pid > 0
     later.kill()
     later.wait()
-    children = Path(f"/proc/{nursery._process.pid}/task/{nursery._process.pid}/children").read_text().split()
-    assert children == []
+    children = Path(f"/proc/{nursery._process.pid}/task/{nursery._process.pid}/children")
+    until(lambda: not children.read_text().split())
     nursery.retire()
     until(lambda: not nursery.alive())
 
@@ -94,8 +95,8 @@ def test_a_retired_nursery_ends_after_its_last_worker(tmp_path: Path) -> None:
 def test_with_the_nursery_its_workers_end_and_the_next_job_has_a_new_one(tmp_path: Path) -> None:
     client = Client(tmp_path)
     assert client.run(Sleep(0.01)) == Empty()
-    assert client._worker is not None
-    pid, nursery = client._worker.pid, birth._current()
+    assert isinstance(client._engine, LocalEngine)
+    [pid], nursery = client._engine.pids(), birth._current()
     nursery._process.kill()
     until(lambda: is_gone(pid) and not nursery.alive())
     assert client.run(Sleep(0.02)) == Empty()
@@ -132,7 +133,7 @@ def test_one_worker_s_torch_is_not_the_next_one_s(tmp_path: Path) -> None:
 def test_both_ways_give_a_worker_that_works(
     made: Callable[[str, dict[str, str]], Child], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.process.new_child", made)
+    monkeypatch.setattr("jobs.process.new_child", lambda folder, environment, limits: made(folder, environment))
     client = Client(tmp_path)
     assert cast(CatalogueResult, client.run(Catalogue())).optimizations
     with pytest.raises(Exception, match="SIGSEGV"):

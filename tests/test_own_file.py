@@ -44,6 +44,16 @@ def test_a_class_is_enough_and_the_guess_is_said(client: Client) -> None:
     assert "Guessed, and to be changed in the form" in texts(app).replace("\\", "")
 
 
+@pytest.mark.parametrize("page", ["", "optimize", "memory", "predict"])
+def test_where_only_modules_are_known_nothing_is_counted(client: Client, page: str) -> None:
+    code = "from torch import nn, randn\ndef model(): return nn.Linear(8, 8)\ndef inputs(): return (randn(4, 9),)\n"
+    app = opened(address(client, code.encode(), "wrong.py"), page)
+    assert "No operator is known" in app.warning[0].value or not page
+    assert "a and b must have same reduction dim" in app.warning[0].value
+    assert not [metric for metric in app.metric if not metric.label.startswith("Nodes")]
+    assert not any(button.key == "add fuse-loops" for button in app.button)
+
+
 def test_the_form_writes_words_and_the_words_build_the_model(client: Client) -> None:
     app = opened(address(client, GPT.encode(), "gpt.py"))
     before = {metric.label: metric.value for metric in app.metric}

@@ -7,6 +7,7 @@ from typing import Any, cast
 from urllib.parse import parse_qsl
 
 import msgspec
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -16,8 +17,9 @@ from jobs.experiment import parse
 from jobs.record import Explore, ExploreResult, Optimize, OptimizeResult, Request, Result, request_hash
 from jobs.version import ROOT
 from optimizers.record import Verdict, WorstTensor
-from pages.ui import charts, show
+from pages.ui import charts, nodes, show
 from pages.ui.graph_view.drawing import common_module
+from pages.ui.offers import KINDS
 from pages.ui.own_file import STARTER
 
 ATTENTION = "model=zoo/attention&mode=training&seq=16&width=32&heads=2"
@@ -30,6 +32,9 @@ pytestmark = pytest.mark.usefixtures("default_client")
 def opened(words: str = "", page: str = "") -> AppTest:
     """The app at an address, when no work is left."""
     app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=PATIENCE_S)
+    if page == "optimize":  # as a reader who opens every fold
+        for kind in KINDS:
+            app.session_state[f"offers {kind} True"] = app.session_state[f"idle {kind} False"] = True
     go(app, words)
     if page:
         app.switch_page(f"pages/{page}.py")
@@ -52,6 +57,11 @@ def settle(app: AppTest) -> None:
         time.sleep(0.1)
         app.run()
     assert not app.exception, app.exception[0].value
+
+
+def table(app: AppTest, column: str) -> pd.DataFrame:
+    """The first table that has a column of that name."""
+    return next(frame.value for frame in app.dataframe if column in frame.value)
 
 
 def busy(app: AppTest) -> bool:
@@ -125,6 +135,15 @@ def test_a_chosen_node_is_explained_with_its_source_line() -> None:
     settle(app)
     assert f"**`{name}`**" in [element.value for element in app.markdown]
     assert any("softmax" in code.value for code in app.code)
+
+
+def test_the_sidebar_shows_the_experiment_on_every_page() -> None:
+    """Also where all that a page needs is kept, so that it runs once."""
+    app = opened("model=zoo/mlp&mode=training&batch=7", "memory")
+    for page in ("explore", "memory", "explore", "memory"):
+        app.switch_page(f"pages/{page}.py")
+        settle(app)
+        assert (app.selectbox(key="model").value, app.number_input(key="zoo/mlp batch").value) == ("zoo/mlp", 7)
 
 
 # ---------------------------------------------------------------- Optimize
@@ -208,14 +227,12 @@ def test_measuring_shows_times_with_intervals_beside_counts() -> None:
     button = next(button for button in app.button if button.label == "Measure")
     button.click()
     settle(app)
-    table = app.dataframe[1].value
-    assert table["Graph"].tolist() == ["captured", "fuse-attention"]
-    assert table["Time (measured)"].str.contains(r"\d+(?:\.\d+)? ms  \[").all()
+    found = table(app, "÷ first")
+    assert found[""].tolist() == ["captured", "1. fuse-attention"]
+    assert found["time, measured"].str.contains(r"^\d+(?:\.\d+)? (?:ms|µs)$").all()
+    assert found["95 %"].str.contains("–").all()
     assert "95 % interval" in "\n".join(element.value for element in [*app.success, *app.info, *app.warning])
-    longest = app.dataframe[2].value
-    shares = [float(share.rstrip("%")) for share in longest["share"]]
-    assert shares == sorted(shares, reverse=True)
-    assert len(shares) > 50
+    assert "against itself comes out between" in texts(app)
     app.run()
     assert any(button.label == "Measure again" for button in app.button)
 
@@ -422,6 +439,18 @@ def test_memory_chart_peaks_where_the_totals_say(client: Client) -> None:
     graph = explored(client, parse(ATTENTION).words).graph
     figure = charts.memory(graph)
     assert show.size(graph.totals.peak_bytes) in figure.layout.annotations[0].text  # type: ignore[attr-defined]
+    *phases, curve = (list(trace.y) for trace in figure.data)  # type: ignore[attr-defined]
+    assert len(phases) == 3
+    assert [sum(values) for values in zip(*phases, strict=True)] == curve  # each position is filled once, and nothing between
+
+
+def test_small_sizes_are_not_written_as_zero(client: Client) -> None:
+    """The bias of a small layer has 128 bytes: no table shows it as 0.000 MiB."""
+    graph = explored(client, parse(ATTENTION).words).graph
+    table = nodes.frame(graph.nodes, graph.nodes)
+    written = dict(zip(table["node"], table["output KiB"].map("{:.3f}".format), strict=True))
+    smallest = min((node for node in graph.nodes if node.bytes >= 16), key=lambda node: node.bytes)
+    assert float(written[smallest.name]) > 0
 
 
 def test_a_fused_node_lists_what_it_replaced(client: Client) -> None:

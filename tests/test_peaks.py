@@ -79,3 +79,28 @@ def test_so_it_does_after_each_optimization_for_memory(optimization: Optimizatio
         graph = snapshot(program)
         assert measured(program) == graph.totals.peak_bytes
         assert agrees(program, graph, optimization, example.settings)
+
+
+class Idle(nn.Module):
+    """With, and without, two dropouts that drop nothing: one with a probability of 0, one outside of training."""
+
+    def __init__(self, dropouts: bool) -> None:
+        super().__init__()
+        self.layer, self.dropouts = nn.Linear(64, 64), dropouts
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(x).exp()
+        if self.dropouts:
+            x = nn.functional.dropout(x, 0.0, True)
+        x = x.sin()
+        return (nn.functional.dropout(x, 0.5, False) if self.dropouts else x).cos().sum()
+
+
+def test_dropout_that_drops_nothing_costs_nothing_as_in_the_model_s_own_run() -> None:
+    x = torch.randn(4)
+    assert nn.functional.dropout(x, 0.0, True).data_ptr() == x.data_ptr() == nn.functional.dropout(x, 0.5, False).data_ptr()
+    graphs = []
+    for dropouts in (True, False):
+        source = ModelSource("idle", functools.partial(Idle, dropouts), lambda: (torch.randn(64, 64),), None, (__file__,))
+        graphs.append(snapshot(capture(source, "training", "cpu").program))
+    assert graphs[0].totals == graphs[1].totals

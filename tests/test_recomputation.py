@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from graphs.capture import capture
 from graphs.errors import RequestError
 from graphs.program import Program
 from graphs.snapshot import snapshot
+from graphs.sources.base import ModelSource
 from graphs.sources.zoo import zoo_source
+from jobs.experiment import parse_pipeline
 from optimizers.amounts import bytes_of, in_words, is_amount
 from optimizers.base import Match, Optimization
-from optimizers.budget import budget_front, pareto
+from optimizers.budget import budget_fronts
+from optimizers.front import as_exact, pareto
 from optimizers.pipeline import apply, apply_optimization
-from optimizers.recomputation import core, plan
+from optimizers.recomputation import core, plan, written
 from optimizers.recomputation.bound import smallest_cost, smallest_peak
 from optimizers.recomputation.core import Core
 from optimizers.recomputation.evaluate import evaluate_in_python, held_at_peak, schedule
@@ -29,6 +34,7 @@ from optimizers.record import BudgetPoint, Claim
 from optimizers.verify import Judge
 from profiler.peak import peak_bytes
 from tests import small_models as small
+from tests.fuzzer.kernels import interpreted_kernels
 
 MODELS = {source.name: source for source in (small.ATTENTION, small.NORMALIZED, small.STACK)}
 
@@ -224,6 +230,33 @@ def test_the_nodes_that_are_named_run_again_and_no_others() -> None:
         assert copies == again, nodes
 
 
+class _HalfDropped(nn.Module):
+    """Dropout in half precision between a product and a sum; 1 / (1 - p) is no number of that precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Linear(8, 8, dtype=torch.bfloat16) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        dropped = nn.functional.dropout(self.first(x), 0.25, self.training)
+        return self.second(dropped) + self.third(torch.tanh(dropped * 2 + x))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("recompute-light-work", {}), ("recompute-by-knapsack", {"budget": "1B"}), ("recompute-nodes", {"nodes": "native_dropout"})],
+)
+def test_behind_fused_kernels_dropout_in_half_precision_comes_back_bit_for_bit(name: str, settings: dict[str, str]) -> None:
+    half = ModelSource("half", _HalfDropped, lambda: (torch.randn(64, 8, dtype=torch.bfloat16),), None, ())
+    program = capture(half, "training", "cpu").program
+    with interpreted_kernels():
+        fused = apply(program, snapshot(program), "fuse-loops", {})
+        assert fused.step.matches
+        step = apply(fused.program, fused.snapshot, name, settings, Judge(program)).step
+    assert "native_dropout" in step.matches[0].nodes
+    assert (step.verdict.kind, step.verdict.how) == ("bitwise", "run")
+
+
 def test_amounts_are_read_as_they_are_written() -> None:
     assert [bytes_of(text, 1000) for text in ("0.5", "1", "2KiB", "1.5MB", "7B")] == [500, 1000, 2048, 1_500_000, 7]
     assert not any(is_amount(text) for text in ("", "0", "1.5", "-1", "5 %", "1TB", "1e3", "0.0", "nan"))
@@ -234,27 +267,71 @@ def test_amounts_are_read_as_they_are_written() -> None:
     assert "512MiB" in error.value.help
 
 
-def test_a_front_is_pipelines_that_come_to_what_it_says() -> None:
-    program = capture(small.STACK, "training", "cpu").program
+def test_a_front_is_pipelines_that_come_to_what_it_says_without_planning_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = capture(small.source(lambda: small.Stack(4), 64, 32), "training", "cpu").program
     graph = snapshot(program)
-    front = budget_front(program, graph, 3, False, lambda share: None)
+    fronts = [front for _, front in budget_fronts(program, graph, 3, False)]
+    front = fronts[-1]
     assert front.points == pareto(front.points)
     assert front.points[0].words == ()
     assert len(front.points) > 4
-    for point in front.points[2::2]:
+    verified = [point for point in front.points if point.verdict.how == "proven" and point.words]
+    assert len(verified) > 2
+    assert all(point.verdict.kind == "bitwise" for point in verified)
+    assert len(fronts[0].points) < len(front.points)
+    assert fronts[0].points[-1].verdict.how == "proven"
+    planned = [point for point in front.points if "plan=" in "".join(point.words)]
+    assert len(planned) > 2
+    monkeypatch.setattr(plan, "Search", None)  # whoever takes a point searches for nothing
+    for point in [planned[0], planned[-1], *front.points[2:6:2]]:
         made, after = program, graph
-        for word in point.words:
-            name, _, given = word.partition("(")
-            settings = dict([given.rstrip(")").split("=")]) if given else {}
-            applied = apply(made, after, name, settings)
+        for step in parse_pipeline(",".join(point.words)):
+            applied = apply(made, after, step.name, dict(step.settings))
+            assert applied.step.matches
             made, after = applied.program, applied.snapshot
-        budget = point.words[-1].rpartition("budget=")[2].rstrip("B)")
-        assert after.totals.peak_bytes <= (int(budget) if budget.isdecimal() else point.peak)
+        assert after.totals.peak_bytes == point.peak
+        assert applied.step.words == point.words[-1]
+
+
+def test_a_plan_is_one_word_that_holds_for_its_graph_alone() -> None:
+    programs = [
+        capture(small.source(lambda width=width: small.Stack(4, width), 64, width), "training", "cpu").program for width in (16, 32)
+    ]
+    one, other = (problem_of(program.gm, "cpu") for program in programs)
+    levels = [0] * len(one.operators)
+    for number, at in enumerate(one.choices):
+        levels[at] = number % 3
+    word = written.written(one, levels)
+    assert written.is_word(word)
+    assert written.read(one, word) == tuple(levels)
+    dearer = replace(one, operators=tuple(replace(each, cost=7) for each in one.operators))
+    assert written.read(dearer, word) == tuple(levels)  # what it costs elsewhere does not change what it is
+    with pytest.raises(written.OtherPlanError, match="another graph"):
+        written.read(other, word)
+    too_deep = written.written(one, [200] * len(levels))
+    for damaged in (word[:-4], word + "AAAA", too_deep, written.written(one, [0] * len(levels))[:8], word[:6] + "!"):
+        with pytest.raises(written.OtherPlanError, match=r"damaged|as fxscope writes"):
+            written.read(one, damaged)
+    graph = snapshot(programs[0])
+    for budget, reason in (("0.05", "the budget is"), ("1B", "the budget is")):
+        missed = apply(programs[0], graph, "recompute-to-budget", {"budget": budget, "plan": word}).step
+        assert not missed.matches
+        assert any(reason in miss.reason for miss in missed.misses), missed.misses
 
 
 def test_of_points_only_those_stay_that_nothing_beats() -> None:
-    points = [
+    exact = (("a", 9, 1.0), ("b", 9, 2.0), ("c", 5, 3.0), ("d", 6, 4.0))
+    points = [*(BudgetPoint((name,), peak, seconds, "bitwise") for name, peak, seconds in exact), BudgetPoint(("e",), 4, 2.5, "rounding")]
+    assert names(pareto(points)) == "ace"  # who wants the same bits is not served by what rounds
+    assert names(as_exact(points, "bitwise")) == "ac"
+    assert names(as_exact(points, "rounding")) == "ae"
+    near = [
         BudgetPoint((name,), peak, seconds, "bitwise")
-        for name, peak, seconds in (("a", 9, 1.0), ("b", 9, 2.0), ("c", 5, 3.0), ("d", 6, 4.0))
+        for name, peak, seconds in (("a", 100, 1.0), ("b", 60, 2.0), ("c", 59, 3.0), ("d", 58, 4.0))
     ]
-    assert [point.words for point in pareto(points)] == [("a",), ("c",)]
+    assert names(pareto(near)) == "abcd"
+    assert names(pareto(near, apart=2)) == "abd"  # the smallest stays
+
+
+def names(points: Sequence[BudgetPoint]) -> str:
+    return "".join(word for point in points for word in point.words)

@@ -135,6 +135,14 @@ def test_a_limit_of_states_leaves_a_bound() -> None:
     assert nothing.order is None
 
 
+def test_a_state_with_thousands_of_ways_to_make_room_ends_too() -> None:
+    problem = u_net(8)
+    peak = max(memory(problem, [((at, False),) for at in range(len(problem.operators))]))
+    found = states.explore(problem, peak * 9 // 10, 1000, upper=2)
+    assert not found.done
+    assert found.states < 1000  # it was not their number that ended it
+
+
 @pytest.mark.parametrize(("length", "budget", "cost"), LINEAR)
 def test_chains_have_the_published_optima(length: int, budget: int, cost: int) -> None:
     problem = linear(length)

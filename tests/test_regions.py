@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from graphs.capture import capture
 from graphs.kernels import Kernel
@@ -43,6 +44,17 @@ def test_a_region_computes_what_its_nodes_did_and_readers_before_its_end_move_be
     record = snapshot(changed).by_name()[node.name]
     assert record.target == "region.sin·cos"
     assert record.origins == ("sin", "cos")
+
+
+def test_a_kernel_that_reads_nothing_has_shapes_too() -> None:
+    """A mask is made of numbers alone; what makes it has no operand by which fake tensors could be told from real ones."""
+    program = program_of(Function(lambda x: x + torch.arange(6).mul(2).sub(1)), torch.randn(3, 6))
+    node = collapse(named(program.gm, "arange", "mul", "sub"), lambda body: Kernel("mask", body))
+    assert not node.args
+    assert isinstance(node.target, Kernel)
+    with FakeTensorMode():
+        assert isinstance(node.target(), FakeTensor)
+    assert node.target().tolist() == [-1, 1, 3, 5, 7, 9]
 
 
 def test_a_path_through_the_outside_is_seen() -> None:

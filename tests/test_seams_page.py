@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from playwright.sync_api import Browser, expect
 from streamlit.testing.v1 import AppTest
 
 import jobs.client
@@ -19,7 +18,6 @@ from jobs.experiment import parse
 from jobs.record import Seams, SeamsResult
 from pages.ui import seams
 from pages.ui.seams import frame, in_full, query
-from tests import browser as driver
 from tests.test_pages import click, opened, settle
 
 CUT = """\
@@ -148,26 +146,6 @@ def test_words_of_a_seam_that_ends_a_function_and_has_no_node() -> None:
     assert "cannot be told" in in_full(seam)
     assert "[rule](x)" not in in_full(seam)
     assert frame([seam])["then"].tolist() == ["cannot be told"]
-
-
-def test_in_a_browser_a_row_leads_into_the_picture(tmp_path: Path, chromium: Browser) -> None:
-    kept = Client(tmp_path)
-    words = f"model=source/{kept.keep_source(CUT.encode(), 'net.py')}"
-    kept.close()
-    with driver.server(tmp_path) as server:
-        page = chromium.new_page(viewport={"width": 1440, "height": 900})
-        page.goto(f"{server.address}/?{words}")
-        page.locator("g.leaf").first.wait_for(timeout=60_000)
-        driver.settled(page).get_by_role("tab", name="Graph breaks").click()
-        page.get_by_role("button", name="Where would torch.compile break?").click()
-        expect(page.get_by_text("torch.compile makes 3 graphs of this model")).to_be_visible(timeout=60_000)
-        table = page.get_by_test_id("stDataFrame").locator("visible=true").first
-        driver.settled(page)
-        table.scroll_into_view_if_needed()
-        table.click(position={"x": 15, "y": 37 + 17 + 35})  # the box before the second row
-        expect(page.get_by_text("Way out: Use torch.where")).to_be_visible(timeout=20_000)
-        expect(page.locator(".graph-view g.leaf.selected")).to_contain_text("mul")
-        page.close()
 
 
 # ---------------------------------------------------------------- jobs and command line

@@ -16,6 +16,7 @@ from graphs.options import CaptureOptions
 from graphs.program import Program
 from graphs.snapshot import snapshot
 from graphs.sources.base import ModelSource
+from graphs.sources.zoo import zoo_source
 from optimizers.base import Function
 from optimizers.catalog import named
 from optimizers.pipeline import Applied, apply
@@ -144,6 +145,19 @@ def test_predicted_memory_is_what_the_written_graph_is_counted_with() -> None:
     assert max(sliced_curve(order, outputs, [plan])[0]) == found.after.peak_bytes
 
 
+def test_where_the_update_has_the_peak_pieces_wait_for_it_to_be_in_place() -> None:
+    program = capture(
+        zoo_source("chain", {"depth": "4", "width": "32", "batch": "64"}), "training", "cpu", CaptureOptions(update="adamw")
+    ).program
+    alone = apply(program, snapshot(program), "accumulate-gradients", {"pieces": "4"}).step
+    assert not alone.matches
+    assert any("in the update" in miss.reason and "update-in-place" in miss.reason for miss in alone.misses), alone.misses
+    first = apply(program, snapshot(program), "update-in-place", {})
+    then = apply(first.program, first.snapshot, "accumulate-gradients", {"pieces": "4"}, Judge(program)).step
+    assert then.after.peak_bytes < 0.8 * then.before.peak_bytes
+    assert then.verdict.kind == "rounding"
+
+
 def test_update_waits_for_the_last_piece() -> None:
     program = capture(STACK, "training", "cpu", CaptureOptions(update="adamw")).program
     before = snapshot(program)
@@ -218,3 +232,14 @@ def test_where_attention_is_one_kernel_already_the_reason_is_said() -> None:
     step = applied(small.source(Fused, 1, 2, 8, 8), "inference", "chunk-attention", "2").step
     assert "already" in step.misses[0].reason
     assert named("chunk-attention").record.kind == "memory"
+
+
+def test_pieces_of_two_blocks_behind_fused_attention_leave_a_whole_graph() -> None:
+    """Cutting the second stretch moves nodes of which cutting the first one's backward took some away."""
+    options = {"batch": "4", "seq": "128", "layers": "1", "width": "64", "heads": "2", "vocab": "100"}
+    program = capture(zoo_source("gpt2", options), "training", "cpu").program
+    fused = apply(program, snapshot(program), "fuse-attention", {})
+    done = apply(fused.program, fused.snapshot, "chunk-mlp", {}, Judge(program))
+    assert len(done.step.matches) == 2
+    assert done.step.verdict.kind == "rounding"
+    assert done.step.after.peak_bytes < done.step.before.peak_bytes

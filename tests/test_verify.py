@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from graphs.capture import capture
+from graphs.program import Program
 from graphs.snapshot import snapshot
 from optimizers.base import Match, Optimization
 from optimizers.pipeline import apply_optimization
@@ -141,6 +142,19 @@ def test_doing_nothing_is_bitwise() -> None:
     step = apply_optimization(program, snapshot(program), optimization(lambda gm: None), {}, Judge(program)).step
     assert step.verdict.kind == "bitwise"
     assert step.verdict.tensors == len(program.outputs)
+
+
+def test_a_judge_that_proves_first_runs_only_what_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = capture(small.TWO_LAYERS, "training", "cpu").program
+    judge, summed = Judge(program, prove_first=True), program.clone()
+    node = first(summed.gm, aten.mean.default)
+    node.target = aten.sum.default
+    with monkeypatch.context() as patch:
+        patch.setattr(Program, "materialize", lambda *_: pytest.fail("it made inputs"))
+        verdict = judge.verdict(program, program.clone(), "bitwise")
+    assert (verdict.kind, verdict.how, verdict.tensors) == ("bitwise", "proven", len(program.outputs))
+    assert "proven" in verdict.reason
+    assert (judge.by_running(program, program.clone(), "bitwise").how, judge.verdict(program, summed, "bitwise").kind) == ("run", "refuted")
 
 
 def test_another_order_of_summation_is_rounding() -> None:

@@ -8,6 +8,7 @@ import importlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -144,7 +145,7 @@ def _loss(outputs: Any) -> Tensor:
 
 
 def _config(fields: dict[str, Any], name: str, settings: Settings) -> Any:
-    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     kind = fields["model_type"]
     if kind not in CONFIG_MAPPING:
@@ -200,8 +201,9 @@ def _set_number(part: Any, name: str, value: float) -> None:
 
 
 def _model_class(config: Any, fields: dict[str, Any], name: str) -> type[nn.Module]:
-    import transformers
     from transformers.models.auto import modeling_auto
+
+    transformers = _all_of_transformers()
 
     kind = fields["model_type"]
     wished = fields.get("architectures") or []
@@ -239,11 +241,14 @@ def _fits(model: type[nn.Module], config: Any) -> bool:
     return model.forward is not nn.Module.forward and isinstance(config, getattr(model, "config_class", None) or object)
 
 
-def _imported(name: str, shown: str) -> type[nn.Module]:
-    import transformers
+def _all_of_transformers() -> ModuleType:
+    """By its name, because a type checker that follows an import of it reads every family there is."""
+    return importlib.import_module("transformers")
 
+
+def _imported(name: str, shown: str) -> type[nn.Module]:
     try:
-        found = getattr(transformers, name)
+        found = getattr(_all_of_transformers(), name)
     except Exception as error:
         raise SourceError(
             f"{name} cannot be imported: {str(error).splitlines()[0][:200]}", where=shown, help="Available are torch, transformers, numpy."

@@ -41,7 +41,7 @@ class Decode(nn.Module):
         self.model = model
 
     def forward(self, input_ids: Tensor, cache: Pairs) -> tuple[Tensor, Pairs]:
-        from transformers import DynamicCache
+        from transformers.cache_utils import DynamicCache
 
         outputs = self.model(input_ids=input_ids, past_key_values=DynamicCache(ddp_cache_data=cache), use_cache=True)
         return outputs.logits[:, -1], pairs_of(outputs)

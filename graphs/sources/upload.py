@@ -16,7 +16,6 @@ from graphs.sources.exported_archive import exported_source
 from graphs.sources.hugging_face import config_source
 from graphs.sources.kinds import PLAIN_MODES, kind_of
 from graphs.sources.notebook import notebook_cells
-from graphs.sources.onnx_file import onnx_source
 from graphs.sources.package import package_scope
 from graphs.sources.python_file import code_scope
 from graphs.sources.safetensors_file import safetensors_tree, with_config
@@ -159,6 +158,8 @@ def _exported(brought: Brought) -> AnySource:
 def _onnx(brought: Brought) -> AnySource:
     brought.refuse_options()
     brought.refuse_serving()
+    from graphs.sources.onnx_file import onnx_source  # loaded where it is needed: recordings are made without it
+
     return _as_saved(onnx_source(brought.content, brought.name), brought.mode)
 
 

@@ -72,7 +72,7 @@ def run_text(text: str, path: str, scope: dict[str, Any]) -> None:
 
 
 def _raised(error: BaseException, path: str) -> SourceError:
-    what = f"the file raised {type(error).__name__}: {error}"
+    what = f"the file raised {said(error)}"
     return SourceError(what, where=user_line(error, (path,)), help="Make the file run with `python` first.")
 
 
@@ -87,9 +87,16 @@ def called(function: Callable[[], R], scope: Scope, name: str) -> R:
     except FxscopeError:
         raise
     except (Exception, SystemExit) as error:
-        what = f"{name} raised {type(error).__name__}: {error}"
         way_out = f"Make {name} run without arguments." if name.endswith("()") else "Change the arguments, or the line."
-        raise SourceError(what, where=user_line(error, scope.files) or scope.shown, help=way_out) from error
+        if isinstance(error, MemoryError):
+            way_out = "Let this line take less memory."
+        raise SourceError(f"{name} raised {said(error)}", where=user_line(error, scope.files) or scope.shown, help=way_out) from error
+
+
+def said(error: BaseException) -> str:
+    """`ValueError: its words`, or the name alone of one without words."""
+    words = str(error)
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
 def user_line(error: BaseException, paths: Sequence[str]) -> str:

@@ -11,9 +11,9 @@ from graphs.zoo.base import BATCH, DTYPE, Option, Settings, ZooModel
 class Layer(nn.Module):
     """Linear and ReLU in one module, so that the picture keeps them together."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, bias: bool = True) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, width)
+        self.linear = nn.Linear(width, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.linear(x))
@@ -33,10 +33,10 @@ class Chain(nn.Module):
 class Mlp(nn.Module):
     """Linear, ReLU, …, linear; returns the prediction with the target, which the loss compares."""
 
-    def __init__(self, depth: int, width: int) -> None:
+    def __init__(self, depth: int, width: int, bias: bool) -> None:
         super().__init__()
-        self.hidden = nn.Sequential(*(Layer(width) for _ in range(depth)))
-        self.head = nn.Linear(width, 1)
+        self.hidden = nn.Sequential(*(Layer(width, bias) for _ in range(depth)))
+        self.head = nn.Linear(width, 1, bias=bias)
 
     def forward(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         return self.head(self.hidden(x)), target
@@ -53,6 +53,7 @@ def _mse(outputs: tuple[Tensor, Tensor]) -> Tensor:
 
 DEPTH = Option("depth", 4, "number of layers", maximum=1000)
 WIDTH = Option("width", 64, "features of a layer", maximum=16384)
+BIAS = Option("bias", "yes", "biases in the layers", ("yes", "no"))
 BATCH_32 = Option("batch", 32, BATCH.meaning)
 MODELS = (
     ZooModel(
@@ -67,8 +68,8 @@ MODELS = (
         "mlp",
         "Multilayer perceptron",
         "A regression network with the mean squared error of its prediction.",
-        (BATCH_32, DEPTH, WIDTH, DTYPE),
-        lambda s: Mlp(s.number("depth"), s.number("width")),
+        (BATCH_32, DEPTH, WIDTH, BIAS, DTYPE),
+        lambda s: Mlp(s.number("depth"), s.number("width"), s.text("bias") == "yes"),
         lambda s: (_rows(s), torch.randn(s.number("batch"), 1, dtype=s.dtype)),
         _mse,
     ),

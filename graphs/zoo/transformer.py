@@ -28,7 +28,7 @@ def _tokens(settings: Settings) -> dict[str, Any]:
 
 
 def _gpt2(settings: Settings) -> nn.Module:
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers.models.gpt2 import GPT2Config, GPT2LMHeadModel
 
     width, heads, drop = settings.number("width"), settings.number("heads"), settings.dropout
     divides(width, heads, "heads")
@@ -41,13 +41,13 @@ def _gpt2(settings: Settings) -> nn.Module:
 
 
 def _llama(settings: Settings) -> nn.Module:
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.models.llama import LlamaConfig, LlamaForCausalLM
 
     width, heads, groups = settings.number("width"), settings.number("heads"), settings.number("kv_heads")
     divides(width, heads, "heads")
     divides(heads, groups, "groups of heads")
     config = LlamaConfig(
-        num_hidden_layers=settings.number("layers"), hidden_size=width, intermediate_size=width * 8 // 3 // 8 * 8,
+        num_hidden_layers=settings.number("layers"), hidden_size=width, intermediate_size=settings.number("ffn") or width * 8 // 3 // 8 * 8,
         num_attention_heads=heads, num_key_value_heads=groups, vocab_size=settings.number("vocab"),
         max_position_embeddings=max(2048, settings.number("seq")), use_cache=False, bos_token_id=0, eos_token_id=0, **COMMON,
     )  # fmt: skip
@@ -55,7 +55,7 @@ def _llama(settings: Settings) -> nn.Module:
 
 
 def _bert(settings: Settings) -> nn.Module:
-    from transformers import BertConfig, BertForMaskedLM
+    from transformers.models.bert import BertConfig, BertForMaskedLM
 
     width, heads, drop = settings.number("width"), settings.number("heads"), settings.dropout
     divides(width, heads, "heads")
@@ -68,7 +68,7 @@ def _bert(settings: Settings) -> nn.Module:
 
 
 def _vit(settings: Settings) -> nn.Module:
-    from transformers import ViTConfig, ViTForImageClassification
+    from transformers.models.vit import ViTConfig, ViTForImageClassification
 
     width, heads, drop = settings.number("width"), settings.number("heads"), settings.dropout
     divides(width, heads, "heads")
@@ -84,6 +84,9 @@ def _vit(settings: Settings) -> nn.Module:
 def _images(settings: Settings) -> dict[str, Any]:
     batch, side = settings.number("batch"), settings.number("image")
     return {"pixel_values": torch.randn(batch, 3, side, side, dtype=settings.dtype), "labels": torch.randint(0, 1000, (batch,))}
+
+
+FFN = Option("ffn", 0, "features inside a block's feed-forward part; 0 is about 8/3 of the width", minimum=0, maximum=65536)
 
 
 def _sizes(seq: int, layers: int, width: int, heads: int, vocab: int) -> tuple[Option, ...]:
@@ -111,7 +114,7 @@ MODELS = (
         "llama",
         "Llama",
         "Decoder with RMSNorm, rotary positions, SwiGLU and grouped-query attention.",
-        (*_sizes(64, 4, 512, 8, 32000), Option("kv_heads", 2, "heads of keys and values", maximum=256), DTYPE),
+        (*_sizes(64, 4, 512, 8, 32000), Option("kv_heads", 2, "heads of keys and values", maximum=256), FFN, DTYPE),
         _llama,
         _tokens,
         _loss,

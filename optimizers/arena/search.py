@@ -32,7 +32,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from optimizers import native
+from graphs import native
 from optimizers.arena.problem import Problem
 
 ROUNDS = 3  # of inference at one node

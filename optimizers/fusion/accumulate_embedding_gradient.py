@@ -6,7 +6,7 @@ picked, which touches few. Autodiff makes the second as a table of its own: zero
 read and their sum written. For GPT-2 that is 154 MB five times in each step.
 
 ## What changes
-The rows are added to the product (`index_add`): the table of zeros never exists (Press and Wolf 2017, *Using the Output Embedding to Improve Language Models*, section 3, say which two gradients
+The rows are added to the product (`index_add`, in place where nobody else reads the product): the table of zeros never exists (Press and Wolf 2017, *Using the Output Embedding to Improve Language Models*, section 3, say which two gradients
 meet there).
 
 ## When it does not apply
@@ -27,6 +27,7 @@ from torch import Tensor, fx, nn
 from graphs.cost import value_bytes
 from optimizers.base import Example, Match, Miss, Optimization, value_of
 from optimizers.editing import call, viewed
+from optimizers.in_place import ask_in_place
 from optimizers.record import Claim
 
 aten = torch.ops.aten
@@ -88,7 +89,9 @@ def rewrite(gm: fx.GraphModule, match: Match) -> None:
         if isinstance(padding, int) and padding >= 0:
             is_padding = call(gm, aten.unsqueeze.default, call(gm, aten.eq.Scalar, at, padding), 1)
             rows = call(gm, aten.masked_fill.Scalar, rows, is_padding, 0.0)
-        total.replace_all_uses_with(call(gm, aten.index_add.default, _other(table, total), 0, at, rows))
+        added = call(gm, aten.index_add.default, _other(table, total), 0, at, rows)
+        ask_in_place(added)
+        total.replace_all_uses_with(added)
 
 
 class _Tied(nn.Module):

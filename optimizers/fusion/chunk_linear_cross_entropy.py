@@ -7,18 +7,22 @@ how long a sequence fits on a device, and a loss needs of every row one number.
 ## What changes
 The last linear layer, the log-softmax and the loss become one operator that goes over the rows in chunks: the logits of a chunk, its losses, and in training at once the gradient of its
 logits and what it adds to the gradients of hidden states and weight (Hsu et al. 2024, *Liger Kernel*, section 3.2). The gradient of the loss, which depends on
-nothing in the forward pass, is computed before; where it does depend on it, the gradients are multiplied with it afterwards. Products are as many as before; the weight is read once for each chunk, and launches are counted as they run, chunk by chunk: **both may rise. What
-falls is the peak.**
+nothing in the forward pass, is computed before; where it does depend on it, the gradients are multiplied with it afterwards. Products do as much work as before; the weight is read once for each chunk, and launches are counted as they run, chunk by chunk: **bytes and launches may
+rise. What falls is the peak.**
+
+The weight's gradient is a sum over all chunks, and where it is kept decides the peak: it is as large as the weight. In float32 every chunk is added in place. In bfloat16 a sum with
+eight bits stands still when many small numbers are added, so the gradients of logits are kept until an eighth of the rows is there: the sum is rounded eight times at most, where one product rounds once,
+and the verdict sees the difference. Liger adds every chunk, about vocabulary ÷ width of them. Where an eighth of the rows would take more than a sum in float32, there is one.
 
 ## When it does not apply
 When somebody else reads the logits, they must exist. Models of transformers return them beside the loss: a model (or a `loss`) that returns the loss alone shows what is gained. Neither
 when something stands between the layer and the log-softmax, such as Gemma 2's tanh, or when labels are smoothed, since every
 word's log-probability then counts. Losses of single rows whose gradients depend on the forward pass, as where the largest are
-chosen, are not known in time. Where a chunk would hold all
-rows, or the workspace be larger than the logits, nothing is gained.
+chosen, are not known in time. Where a chunk would hold all rows, nothing is gained, nor where the workspace would be as large as what it saves: with few rows and
+a large weight the peak is where the weight's gradient is, and beside it stands one gradient of the logits.
 
 ## Try it
-Halve `rows`: what happens to the peak, what to bytes moved and launches?
+Halve `rows`: what happens to the peak, what to bytes moved and launches? Do it in bfloat16 too: why does the peak fall less?
 """
 
 from __future__ import annotations
@@ -83,13 +87,19 @@ def _check(found: LinearLoss, backward: Backward | None, rows: int) -> None:
         if not (backward.terms[0] and backward.terms[1]):
             raise NotWhole("Only one of hidden states and weight needs a gradient.")
     size = sizes(x.new_empty((tokens, x.shape[1])), weight, None, rows, found.wide, gradient=backward is not None)
-    logits = sum(
-        value_bytes(node.meta["val"]) for node in found.part.nodes if value_of(found.part.inputs[-1]) is not None and _is_large(node)
-    )
-    if size.workspace() >= logits:
+    saved = _saved(found, weight, backward is not None)
+    if size.workspace() >= saved:
         raise NotWhole(
-            f"The workspace of a chunk, {size.workspace():,} bytes, would be larger than logits and log-probabilities, {logits:,} bytes."
+            f"The workspace of its chunks, {size.workspace():,} bytes, would not be smaller than what they save of the peak, {saved:,} bytes."
         )
+
+
+def _saved(found: LinearLoss, weight: Tensor, training: bool) -> int:
+    """Bytes of the peak that the workspace stands for. In training the chunks hold the weight's gradient from the first one on: beside the workspace
+    stands then what would otherwise come only when the log-probabilities are gone, and only one gradient of the logits is left."""
+    logits = [value_bytes(node.meta["val"]) for node in found.part.nodes if _is_large(node)]
+    narrow = value_of(found.part.inputs[-1]).shape[0] * weight.shape[0] * weight.dtype.itemsize
+    return max(sum(logits) - value_bytes(weight), narrow) if training else sum(logits)
 
 
 def _is_large(node: fx.Node) -> bool:

@@ -10,13 +10,14 @@ the sum so far: the activations that wait are those of one piece. A mean over th
 cross-entropy that ignores some targets is divided by how many count in the whole batch, which is counted before the first piece. Other outputs are put together. The
 result differs by rounding only: sums are added in another order. (Huang et al. 2019, *GPipe*, section 2.2, calls the pieces micro-batches.)
 
-The price: weights are read once for each piece, every operator launches once for each piece, and smaller operators use a device less well. The graph adds gradients with
-`add`, which makes a new tensor; who runs it with buffers of its own can add into the old one.
+The price: weights are read once for each piece, every operator launches once for each piece, and smaller operators use a device less well. Each piece adds its gradients in
+place into those of the first piece (`add_`), so that the sum so far is one tensor and not two.
 
 ## When it does not apply
 When rows of the batch meet: a batch norm in training takes mean and variance of the whole batch, a contrastive loss compares every row with every other. When random numbers are drawn,
 as for dropout, since pieces would draw others. When the batch cannot be cut into equal pieces, or its size is a symbol. And when it does not pay: the gradients so far wait while
-the next piece runs, and where they are larger than the activations that are saved the peak would rise.
+the next piece runs, and where they are larger than the activations that are saved the peak would rise. Behind an update that makes new parameters and states beside the old ones, as AdamW's does as captured, the
+peak is the update's, which pieces do not touch: *update-in-place* comes first then.
 
 ## Try it
 Train `zoo/chain` with `batch=4096`, `pieces=8`: activations fall to an eighth, the peak to less than a fifth, launches become eight times as many and more. Then make it wide and the batch small: why is it refused?
@@ -29,6 +30,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, fx, nn
 
+from graphs.in_place import IN_PLACE, INPUT
 from optimizers.base import Example, Match, Miss, Optimization, phase_of
 from optimizers.record import Claim, Parameter
 from optimizers.slicing.follow import Following, follow
@@ -110,12 +112,22 @@ def _check_gradients(gm: fx.GraphModule, following: Following, batch: fx.Node) -
 
 def _gain(gm: fx.GraphModule, batch: fx.Node, plan: Plan, size: int, pieces: int) -> Match:
     order, outputs = list(gm.graph.nodes), gm.graph.output_node().all_input_nodes
-    before, after = max(curve(order, outputs)), max(sliced_curve(order, outputs, [plan])[0])
+    held = curve(order, outputs)
+    before, after = max(held), max(sliced_curve(order, outputs, [plan])[0])
     if after >= before:
-        why = "Gradients and outputs, which wait while the next piece runs, are larger than the activations saved"
-        raise _No(batch, f"{why}: the peak would go from {before:,} to {after:,} bytes (predicted).")
+        raise _No(batch, f"{_why_no_lower(order[held.index(before)])}: the peak would go from {before:,} to {after:,} bytes (predicted).")
     note = f"{pieces} pieces of {size}: {len(plan.inside)} operators run {pieces} times"
     return Match(batch, (batch, *plan.inside), plan, note)
+
+
+def _why_no_lower(at_peak: fx.Node) -> str:
+    """Why the peak does not fall, by the node that runs at the peak as it is."""
+    if phase_of(at_peak) == "update":
+        where = f"The peak is not in forward and backward but in the update, while {at_peak.name} runs, and pieces change nothing there"
+        is_in_place = any(node.meta.get(IN_PLACE) == INPUT for node in at_peak.graph.nodes)
+        way_out = "" if is_in_place else ". New values are made beside the old ones: put update-in-place before this step"
+        return where + way_out
+    return "Gradients and outputs, which wait while the next piece runs, are larger than the activations saved"
 
 
 def rewrite(gm: fx.GraphModule, match: Match) -> None:

@@ -108,4 +108,5 @@ OPTIMIZATION = Optimization(
     ),
     exactness="bitwise",
     parameters=(Parameter("nodes", 0, 0, 0, "names of the nodes, joined by dots", "nodes"),),
+    applies_to=("training",),
 )

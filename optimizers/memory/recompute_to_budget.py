@@ -10,6 +10,8 @@ judged by the whole schedule that it leads to: what is there at every moment, vi
 for the *peak*, not for the bytes that are kept. What runs again does so right before backward reads it, and is freed when backward has. Where one
 round is not enough, a stretch is walked through twice or three times (Griewank and Walther 2000, *Revolve*).
 
+A point of the page Memory's *Budget* brings its plan with it (`plan=`, one word for this very graph): then nothing is searched, and the step does what the point shows.
+
 Cheap things come first: activations, norms and casts, dropout from its mask. A matmul runs again only where nothing else helps. The note says how much more
 work the plan is, and how much every plan must be, by a linear program.
 
@@ -31,17 +33,20 @@ from torch import Tensor, fx, nn
 
 from optimizers.amounts import bytes_of, in_words
 from optimizers.base import Example, Match, Miss, Optimization
-from optimizers.recomputation.evaluate import as_it_is, held_at_peak
-from optimizers.recomputation.plan import Plan, Scheduled, plan
+from optimizers.recomputation.core import Core
+from optimizers.recomputation.evaluate import as_it_is, held_at_peak, schedule
+from optimizers.recomputation.plan import Plan, Scheduled
+from optimizers.recomputation.plan import plan as planned
 from optimizers.recomputation.problem import Problem, device_of, problem_of
 from optimizers.recomputation.rewriting import ran_again, rewrite
+from optimizers.recomputation.written import OtherPlanError, read
 from optimizers.record import Claim, Parameter
 
 UNITS = ("time", "operations")
 NAMED = 4  # storages that a refusal names
 
 
-def find(gm: fx.GraphModule, budget: str = "0.5", cost: int = 0) -> Iterator[Match | Miss]:
+def find(gm: fx.GraphModule, budget: str = "0.5", cost: int = 0, plan: str = "") -> Iterator[Match | Miss]:
     """One place: the whole plan."""
     problem = problem_of(gm, device_of(gm), UNITS[cost])
     yield from kept_anyway(problem)
@@ -53,7 +58,10 @@ def find(gm: fx.GraphModule, budget: str = "0.5", cost: int = 0) -> Iterator[Mat
     if now.peak <= wanted:
         yield Miss(problem.nodes[now.at], f"The peak of {in_words(now.peak)} keeps to {in_words(wanted)} as it is.")
         return
-    found = plan(problem, wanted)
+    if plan:
+        yield _brought(problem, plan, wanted)
+        return
+    found = planned(problem, wanted)
     best = found.cheapest
     if best is None:
         yield Miss(problem.nodes[found.at], _impossible(problem, found))
@@ -61,6 +69,29 @@ def find(gm: fx.GraphModule, budget: str = "0.5", cost: int = 0) -> Iterator[Mat
     order = best.order
     again = ran_again(problem, order)
     yield Match(again[0], again, (problem, order), in_short(problem, found, best, len(again)))
+
+
+def _brought(problem: Problem, word: str, wanted: int) -> Match | Miss:
+    """The plan that the words bring, as it was written, where it is one for this graph and keeps to the budget."""
+    first = problem.nodes[problem.backward]
+    try:
+        levels = read(problem, word)
+    except OtherPlanError as error:
+        return Miss(first, f"The plan cannot be used: {error} Take `plan` away, and one is made for this graph.")
+    outcome = Core(problem).evaluate(levels)
+    if outcome.at < 0 or outcome.peak > wanted:
+        comes_to = "is too long" if outcome.at < 0 else f"comes to {in_words(outcome.peak)}"
+        return Miss(first, f"The plan {comes_to}, and the budget is {in_words(wanted)}. Take `plan` away, and one is made for this budget.")
+    order = schedule(problem, levels)
+    again = ran_again(problem, order)
+    if not again:
+        return Miss(first, "The plan forgets nothing.")
+    total = max(1, sum(one.cost for one in problem.operators))
+    what = "predicted time" if problem.unit == "time" else "operations"
+    share = f"{outcome.cost / total:.2%} more {what}, as planned before"
+    return Match(
+        again[0], again, (problem, order), f"{len(again)} operators run again: the peak becomes {in_words(outcome.peak)}, for {share}"
+    )
 
 
 def in_short(problem: Problem, found: Plan, best: Scheduled, again: int) -> str:
@@ -123,12 +154,14 @@ OPTIMIZATION = Optimization(
         Example(_Deep, _inputs, reason="no backward"),
         Example(_Deep, _inputs, "training", reason="keeps to", settings={"budget": "1"}),
         Example(_Deep, _inputs, "training", reason="the smallest peak found is", settings={"budget": "1KiB"}),
+        Example(_Deep, _inputs, "training", reason="another graph", settings={"plan": "AAAAAAYwAA"}),
         Example(lambda: _Deep(p=0.5), _inputs, "training", reason="second draw", settings={"budget": "0.7"}),
     ),
     exactness="bitwise",
     parameters=(
         Parameter("budget", 50, 1, 100, "what the peak may be", "memory"),
         Parameter("cost", 0, 0, 1, "what is kept low", choices=("predicted time", "operations")),
+        Parameter("plan", 0, 0, 0, "a plan that was made before, to be carried out as it is", "plan"),
     ),
     costly=True,
 )

@@ -7,7 +7,7 @@ it is read, while others wait. What does not fit at the peak does not run at all
 ## What changes
 Nodes move, and nothing else: the same operators on the same values. The order is looked for by rules (PyTorch's own three among them, and one with look-ahead), by local search around the peak, and in small
 graphs among all orders (Ahn et al. 2020, *Ordering Chaos*, section 3.1). A minimum cut at the peak gives a lower bound that often proves that nothing lower exists. Draws of random
-numbers, writes and checks keep their order.
+numbers and checks keep their order, and who writes over memory waits for those who read the old value.
 
 ## When it does not apply
 Where the order is proven to be the best, where each node needs the one before it, where less than a thousandth would be saved, or where no lower peak was found within the effort that is spent; the reason names the lower bound. An operator that
@@ -30,7 +30,6 @@ from optimizers.ordering import Ordering, solve
 from optimizers.ordering.from_graph import moved, problem_of, put_in_order, units_of
 from optimizers.record import Claim
 
-SECONDS = 10  # for a large graph; others come to their end before
 WORTH = 1000  # a saving of less than this part of the peak is not worth moving nodes for
 
 
@@ -39,7 +38,7 @@ def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
     units = units_of(gm)
     if not units:
         return
-    found = solve(problem_of(gm), SECONDS)
+    found = solve(problem_of(gm))
     anchor = units[found.at]
     if found.given_peak - found.peak < max(1, found.given_peak // WORTH):
         yield Miss(anchor, _why_not(found, anchor))
@@ -102,4 +101,5 @@ OPTIMIZATION = Optimization(
     ),
     exactness="bitwise",
     costly=True,
+    in_place=True,
 )

@@ -13,11 +13,11 @@ are together no more than those of the two sets.
 from __future__ import annotations
 
 import heapq
-import time
 from collections.abc import Iterator
 
 import msgspec
 
+from optimizers.ordering.effort import Effort
 from optimizers.ordering.problem import Index
 
 RUN, FIRST = 12, 16  # units of a run that leaves no choice, and ready units that are tried as its first, at most
@@ -36,8 +36,8 @@ State = tuple[int, int, int, tuple[int, ...]]  # peak to reach it, units that ha
 class _Search:
     """Bit sets of a problem, and single steps on them."""
 
-    def __init__(self, index: Index, upper: int) -> None:
-        self.index, self.upper = index, upper
+    def __init__(self, index: Index, upper: int, effort: Effort) -> None:
+        self.index, self.upper, self.effort = index, upper, effort
         self.needed, self.readers = index.needed_mask, index.reader_mask
 
     def net(self, done: int, unit: int) -> int:
@@ -55,6 +55,7 @@ class _Search:
 
     def step(self, state: State, unit: int, grows: int) -> State:
         peak, done, live, ready = state
+        self.effort.spend(len(ready))
         done |= 1 << unit
         left = tuple(one for one in ready if one != unit)
         return max(peak, live + self.index.inside[unit]), done, live + grows, (*left, *self.woken(done, unit))
@@ -73,6 +74,7 @@ class _Search:
 
     def _free_move(self, state: State) -> list[int]:
         peak, done, live, ready = state
+        self.effort.spend(len(ready))
         return next(([unit] for unit in ready if live + self.index.inside[unit] <= peak and self.net(done, unit) <= 0), [])
 
     def _free_run(self, start: State) -> list[int]:
@@ -100,20 +102,20 @@ class _Search:
                 yield then, [unit, *moves]
 
 
-def search(index: Index, lower: int, upper: int, states: int, deadline: float) -> Outcome:
+def search(index: Index, lower: int, upper: int, states: int, effort: Effort) -> Outcome:
     """Looks for an order whose peak is below `upper`.
 
     Args:
         lower: a bound that is known already; at most `upper`.
         states: how many are looked at.
-        deadline: of `time.monotonic()`.
+        effort: what may be spent on it.
 
     Returns:
         The best order if it is below `upper`; with `proven` its peak, `upper` if there is none, or less where the search was given up.
     """
     if lower >= upper:
         return Outcome(None, upper)
-    tools = _Search(index, upper)
+    tools = _Search(index, upper, effort)
     ready = tuple(unit for unit, needed in enumerate(index.problem.before) if not needed)
     start, moves = tools.settled((lower, 0, 0, ready))
     came: dict[int, tuple[int, list[int]]] = {start[1]: (-1, moves)}
@@ -126,7 +128,7 @@ def search(index: Index, lower: int, upper: int, states: int, deadline: float) -
             return Outcome(tuple(_path(came, everyone)), peak)
         if state[1] in expanded:
             continue
-        if looked >= states or time.monotonic() > deadline:
+        if looked >= states or effort.is_over:
             return Outcome(None, peak)
         expanded.add(state[1])
         for then, moves in tools.moves(state):

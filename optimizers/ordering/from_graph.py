@@ -12,6 +12,7 @@ import torch
 from torch import fx
 
 from graphs.diff import longest_rising
+from graphs.in_place import IN_PLACE
 from graphs.lifetimes import Held, holdings
 from graphs.randomness import is_random
 from graphs.snapshot import graph_records
@@ -40,7 +41,7 @@ def _fixed_order(gm: fx.GraphModule, units: Sequence[fx.Node]) -> list[tuple[fx.
     and who reads it."""
     found: list[tuple[fx.Node, list[fx.Node]]] = []
     draws = [node for node in units if is_random(node)]
-    effects = [node for node in units if node.op == "call_function" and node.is_impure(impure_random=False)]
+    effects = [node for node in units if _has_effect(node)]
     for chain in (draws, effects):
         found += [(later, [earlier]) for earlier, later in zip(chain, chain[1:], strict=False)]
     if not any(_writes(node) for node in units):
@@ -58,6 +59,11 @@ def _fixed_order(gm: fx.GraphModule, units: Sequence[fx.Node]) -> list[tuple[fx.
                 touched[owner] = []
             touched.setdefault(owner, []).append(node)
     return [(node, [other for other in others if other is not node]) for node, others in found]
+
+
+def _has_effect(node: fx.Node) -> bool:
+    """Something outside of the graph's values changes. What a step put in place only writes, and its order is that of its memory."""
+    return node.op == "call_function" and node.is_impure(impure_random=False) and IN_PLACE not in node.meta
 
 
 def _writes(node: fx.Node) -> bool:

@@ -6,10 +6,10 @@ around the peak, in every order.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 
 from optimizers.ordering.bounds import cut
+from optimizers.ordering.effort import CUT, Effort
 from optimizers.ordering.exact import search
 from optimizers.ordering.problem import Index, levels
 from optimizers.ordering.record import Problem, Storage
@@ -52,13 +52,14 @@ def _score(found: Sequence[int]) -> tuple[int, int]:
     return highest, found.count(highest) if highest else 0
 
 
-def improve(best: Best, deadline: float) -> None:
-    """Mends the order until its peak is proven to be lowest, nothing helps any more, or time is up."""
+def improve(best: Best, effort: Effort) -> None:
+    """Mends the order until its peak is proven to be lowest, nothing helps any more, or the effort is spent."""
     for _ in range(ROUNDS):
-        if best.peak <= best.lower or time.monotonic() > deadline:
+        if best.peak <= best.lower or effort.is_over:
             return
         place = best.levels.index(best.peak)
-        if not (_by_cut(best, place) or _by_window(best, place, deadline)):
+        effort.spend(CUT * best.index.units)
+        if not (_by_cut(best, place) or _by_window(best, place, effort)):
             return
 
 
@@ -85,11 +86,11 @@ def _rearranged(order: Sequence[int], place: int, ran: int) -> Iterator[list[int
         ]
 
 
-def _by_window(best: Best, place: int, deadline: float) -> bool:
+def _by_window(best: Best, place: int, effort: Effort) -> bool:
     for wide in WINDOWS:
         first, last = max(0, place - wide), min(len(best.order), place + wide + 1)
         part = part_of(best.index, best.order, first, last)
-        found = search(Index(part), 0, max(best.levels[first:last]), STATES, deadline)
+        found = search(Index(part), 0, max(best.levels[first:last]), STATES, effort)
         if found.order is not None:
             units = [best.order[first + one - 1] for one in found.order if one]
             return best.keep([*best.order[:first], *units, *best.order[last:]], "windows")

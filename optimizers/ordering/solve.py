@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from optimizers.ordering.bounds import MOST, cut, floors
+from optimizers.ordering.effort import CUT, LOOKS, RULE, Effort
 from optimizers.ordering.exact import search
 from optimizers.ordering.improve import Best, improve
 from optimizers.ordering.orders import ORDERS, ahead
@@ -12,23 +13,23 @@ from optimizers.ordering.problem import Index, is_right, levels, without_trifles
 from optimizers.ordering.record import Ending, Ordering, Problem
 
 SMALL, STATES = 40, 60_000  # units of a small problem, and states of one that are searched; of others fewer, the more units they have
+FEWEST = 50  # states that are worth it
 CUTS = 6  # units of the highest floors that are looked at for a bound
 
 
-def solve(problem: Problem, seconds: float = 30) -> Ordering:
+def solve(problem: Problem, looks: int = LOOKS) -> Ordering:
     """Looks for the order with the lowest peak. It is never above that of the given order.
 
     Args:
         problem: the given order must be a right one.
-        seconds: of wall time, after which the best so far is taken. Less than that, the result is the same in every run.
+        looks: how much is looked at; the result is the same in every run, on every machine.
     """
     begun = time.monotonic()
-    deadline = begun + seconds
     smaller, groups = without_trifles(problem)
     best = Best(Index(smaller), 0)
     only = _is_chain(smaller)
     if not only:
-        _look(best, deadline)
+        _look(best, Effort(looks))
     order = [unit for group in best.order for unit in groups[group]]
     whole = Index(problem)
     given = levels(whole, range(problem.units))
@@ -50,7 +51,7 @@ def _is_chain(problem: Problem) -> bool:
     return all(unit in needed for unit, needed in enumerate(problem.before[1:]))
 
 
-def _look(best: Best, deadline: float) -> None:
+def _look(best: Best, effort: Effort) -> None:
     """Simple orders, bounds, local search, and the search of all states, each only while there is a gap."""
     index = best.index
     best.lower = max(*index.inside, sum(storage.bytes for storage in index.problem.storages if storage.lasting))
@@ -59,19 +60,21 @@ def _look(best: Best, deadline: float) -> None:
         best.lower = max(best.lower, *low)
         for unit in sorted(range(index.units), key=lambda one: -low[one])[: CUTS if best.lower < best.peak else 0]:
             best.lower = max(best.lower, min(best.peak, cut(index, unit)[0]))
+            effort.spend(CUT * index.units)
     for name, rule in ORDERS.items():
-        if best.peak <= best.lower or time.monotonic() > deadline:
+        if best.peak <= best.lower or effort.is_over:
             return
         best.keep(rule(index), name)
+        effort.spend(RULE * index.units)
     best.keep(ahead(index, best.lower), "look-ahead")
-    improve(best, deadline)
-    _search(best, STATES if index.units <= SMALL else STATES // index.units, deadline)
+    improve(best, effort)
+    _search(best, STATES if index.units <= SMALL else STATES // index.units, effort)
 
 
-def _search(best: Best, states: int, deadline: float) -> None:
-    if best.peak <= best.lower:
+def _search(best: Best, states: int, effort: Effort) -> None:
+    if best.peak <= best.lower or states < FEWEST:
         return
-    found = search(best.index, best.lower, best.peak, states, deadline)
+    found = search(best.index, best.lower, best.peak, states, effort)
     best.lower = max(best.lower, min(found.proven, best.peak))
     if found.order is not None:
         best.keep(found.order, "search")

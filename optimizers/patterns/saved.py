@@ -1,7 +1,6 @@
-"""What the forward pass keeps for backward, storage by storage, and how to keep it otherwise.
+"""What of the saved storages of a graph (`graphs/saved.py` says which those are) can be kept in another form, and how.
 
-A storage is *saved* when a node of forward made it, and a node of backward (or of what is recomputed for backward, or of the update)
-reads it, itself or through views. Between its last reader in forward and its first reader after that nobody looks at it:
+Between its last reader in forward and its first reader after that nobody looks at it:
 there it can be kept in another form. What forward still reads stays as it is; readers after that get a tensor that is made anew,
 with the same shape and strides, and views of that.
 """
@@ -18,12 +17,13 @@ import torch
 from torch import Tensor, fx
 
 from graphs.cost import is_pointwise
-from graphs.lifetimes import Lifetime, lifetimes
+from graphs.lifetimes import Lifetime
 from graphs.origin import Origin
 from graphs.recompute import FORWARD
 from graphs.record import GraphSnapshot
 from graphs.regions import region_of
-from graphs.snapshot import body_snapshot
+from graphs.saved import Kept, kept_for_backward, outer
+from graphs.snapshot import graph_records, totals
 from optimizers.base import phase_of
 
 NEAR = 8  # launches: readers after forward that are no further apart than this share one tensor made anew
@@ -43,6 +43,7 @@ class Saved:
         clusters: its readers after that, in order; those near one another together.
         life: when it is allocated now, in positions of the graph's record.
         shown: the node itself and every view of it.
+        early: who reads it in the forward pass.
     """
 
     node: fx.Node
@@ -52,6 +53,7 @@ class Saved:
     clusters: tuple[tuple[fx.Node, ...], ...]
     life: Lifetime
     shown: frozenset[fx.Node]
+    early: tuple[fx.Node, ...]
 
     @property
     def readers(self) -> tuple[fx.Node, ...]:
@@ -78,23 +80,19 @@ class Keeping:
 
 def keeping(gm: fx.GraphModule) -> Keeping:
     """Looks through the whole graph for what is saved."""
-    record = body_snapshot(gm)
+    nodes, outputs = graph_records(gm)
+    record = GraphSnapshot(nodes, outputs, totals(nodes, outputs))
     at = {node.name: position for position, node in enumerate(record.nodes)}
     by_name = {node.name: node for node in gm.graph.nodes}
-    shown: dict[str, set[fx.Node]] = {}
-    for each in record.nodes:
-        if each.name in by_name:
-            shown.setdefault(each.storage, set()).add(by_name[each.name])
-    outputs = {each.storage for each in record.nodes if each.name in record.outputs}
     launched = tuple(accumulate((node.total.launches for node in record.nodes), initial=0))
     saved, reasons = [], {}
-    for life in lifetimes(record.nodes, record.outputs):
-        owner = by_name.get(life.name)
-        if owner is None or phase_of(owner) not in FORWARD or not any(map(_is_late, _readers(shown[life.name]))):
+    for kept in kept_for_backward(record):
+        owner = by_name.get(kept.life.name)
+        if owner is None:  # made inside of a branch or a loop
             continue
-        reason = _why_not(owner, shown[life.name], life.name in outputs)
+        reason = _why_not(owner, kept.is_output)
         if not reason:
-            one = _saved(at, launched, life, owner, shown[life.name])
+            one = _saved(at, launched, kept, by_name)
             reason = _why_not_between(at, launched, one)
             saved += [] if reason else [one]
         if reason:
@@ -102,16 +100,11 @@ def keeping(gm: fx.GraphModule) -> Keeping:
     return Keeping(record, at, launched, tuple(saved), reasons)
 
 
-def _readers(shown: set[fx.Node]) -> set[fx.Node]:
-    """Who reads a storage: all users but its own views."""
-    return {user for each in shown for user in each.users if user not in shown}
-
-
 def _is_late(node: fx.Node) -> bool:
     return node.op == "call_function" and phase_of(node) not in FORWARD
 
 
-def _why_not(owner: fx.Node, shown: set[fx.Node], is_output: bool) -> str:
+def _why_not(owner: fx.Node, is_output: bool) -> str:
     value = owner.meta.get("val")
     if is_output:
         return "It is an output of the graph, so it stays anyway."
@@ -122,9 +115,11 @@ def _why_not(owner: fx.Node, shown: set[fx.Node], is_output: bool) -> str:
     return ""
 
 
-def _saved(at: Mapping[str, int], launched: Sequence[int], life: Lifetime, owner: fx.Node, shown: set[fx.Node]) -> Saved:
-    early = [owner, *(node for node in shown if _serves_forward(node, shown)), *(r for r in _readers(shown) if not _is_late(r))]
-    late = sorted(reader for reader in _readers(shown) if _is_late(reader))
+def _saved(at: Mapping[str, int], launched: Sequence[int], kept: Kept, by_name: Mapping[str, fx.Node]) -> Saved:
+    owner, shown = by_name[kept.life.name], {by_name[name] for name in kept.shown if name in by_name}
+    # Who reads inside of a branch or a loop does so for the operator around it.
+    early_readers, late = (sorted({by_name[outer(name)] for name in names}) for names in (kept.early, kept.late))
+    early = [owner, *(node for node in shown if _serves_forward(node, shown)), *early_readers]
     clusters: list[list[fx.Node]] = []
     for reader in late:
         if clusters and _between(launched, at[clusters[-1][-1].name], at[reader.name]) <= NEAR:
@@ -132,7 +127,9 @@ def _saved(at: Mapping[str, int], launched: Sequence[int], life: Lifetime, owner
         else:
             clusters.append([reader])
     last = max(early, key=lambda node: at[node.name])
-    return Saved(owner, owner.meta["val"], life.bytes, last, tuple(map(tuple, clusters)), life, frozenset(shown))
+    return Saved(
+        owner, owner.meta["val"], kept.life.bytes, last, tuple(map(tuple, clusters)), kept.life, frozenset(shown), tuple(early_readers)
+    )
 
 
 def _serves_forward(node: fx.Node, shown: set[fx.Node]) -> bool:
@@ -158,7 +155,7 @@ def statistic_reason(saved: Saved) -> str:
     """Why what is approximated must not be this: each of its numbers serves a whole row. Empty where it may."""
     if saved.node.target is operator.getitem and saved.node.args[1] != 0 and region_of(saved.node.args[0]) is None:  # type: ignore[arg-type]
         return f"It is a statistic or a mask of {saved.node.args[0]}: an error in it would reach whole rows."
-    for reader in _readers(set(saved.shown)):
+    for reader in (*saved.early, *saved.readers):
         value = reader.meta.get("val")
         if is_pointwise(reader.target) and isinstance(value, Tensor) and value.numel() >= WHOLE_ROWS * max(1, saved.value.numel()):
             return f"It is a statistic: each of its numbers serves a whole row of {reader.name}, and so would its error."

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from optimizers import native
+from graphs import native
 from optimizers.recomputation.evaluate import Outcome, evaluate_in_python, memory, schedule
 from optimizers.recomputation.problem import Operator, Problem
 

@@ -18,15 +18,18 @@ from optimizers.recomputation.bound import smallest_cost, smallest_peak
 from optimizers.recomputation.core import compiled
 from optimizers.recomputation.evaluate import Order, memory, schedule
 from optimizers.recomputation.problem import Problem
+from optimizers.recomputation.rents import Rents
 from optimizers.recomputation.search import Found, Levels, Search
 from optimizers.recomputation.states import NEVER, Explored, explore, fits
 
 RUNGS = tuple(tenth / 10 for tenth in range(9, 0, -1))
 RUNG = 5_000_000  # operators evaluated on one: half a second of the compiled core
+BY_RENTS = 2_500_000  # and from the starts by rents
 WORK = 25_000_000  # and for the budget itself
 IN_PYTHON = 100  # times slower
 FOR_EACH = 800  # schedules evaluated at most for each operator that can be forgotten, and some more: small graphs need no more
 SOME = 2000
+FEW = 1 / 3  # of the rungs: where fewer are reached, others are looked for
 NEAR = 4  # plans found before from which the search sets out again
 STATES = 100_000  # of the exact search: about a second
 FOR_A_STATE = 100  # operators evaluated that take as long as one state
@@ -94,15 +97,25 @@ def plans(problem: Problem, budgets: Sequence[int], work: int = WORK, seconds: f
 
 
 def front(problem: Problem, rungs: int = len(RUNGS), seconds: float = math.inf) -> Iterator[Plan]:
-    """The starts that are worth something, dearest last, and then a plan for every rung, until one is out of reach."""
+    """The starts that are worth something, dearest last, and then a plan for every rung, until one is out of reach. Where most are, as many budgets lie
+    evenly between the peak as it is and the smallest that was found; each is planned as if nothing but it were asked for, so it is found again."""
     planner = _Planner(problem, seconds)
     for found in list(planner.search.front.found):
         yield planner.as_plan(found, found.peak, None)
+    reached = 0
     for budget in planner.rungs[:rungs]:
         found = planner.rung(budget)
         if found is None:
-            return
+            break
         yield planner.as_plan(found, budget, planner.lowest(budget))
+        reached += 1
+    highest, lowest = planner.search.front.found[0].peak, planner.search.front.smallest.peak
+    for number in range(1, rungs - reached + 1 if reached < FEW * rungs else 0):
+        alone, budget = _Planner(problem, seconds), highest - number * (highest - lowest) // (rungs - reached + 1)
+        alone.down_to(budget)
+        found = alone.search.front.within(budget)
+        if found is not None:
+            yield alone.as_plan(found, budget, alone.lowest(budget))
 
 
 class _Planner:
@@ -110,6 +123,7 @@ class _Planner:
         self.problem, self.search = problem, Search(problem, time.monotonic() + seconds)
         self.rungs = [int(share * self.search.front.found[0].peak) for share in RUNGS]
         self.reached: dict[int, Found | None] = {}
+        self.rents = Rents(problem)
         self.least = smallest_peak(problem)
         self.search.offer_starts()
 
@@ -127,8 +141,19 @@ class _Planner:
             for start in _starts(self.search, budget):
                 if self.search.left:
                     self.search.reach(start, budget)
+            self._by_rents(budget)
         self.reached[budget] = self.search.front.within(budget)
         return self.reached[budget]
+
+    def _by_rents(self, budget: int) -> None:
+        """From the choices that are cheapest for some rents; not in Python, where evaluating them takes longer than a rung."""
+        if compiled() is None:
+            return
+        starts = self.rents.starts(self.search.core, budget)
+        self.search.limit = self.search.work + self._work(BY_RENTS)
+        for start in starts:
+            if self.search.left:
+                self.search.reach(start, budget)
 
     def plan(self, budget: int, work: int) -> Plan:
         """More work on what the rungs found."""

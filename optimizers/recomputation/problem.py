@@ -11,7 +11,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, fx
 from graphs.bodies import bodies
 from graphs.cost import cost, is_view, value_bytes
 from graphs.host import is_on_host
+from graphs.in_place import written_operand
 from graphs.randomness import is_random
 from graphs.record import Cost
 from graphs.regions import Prepared
@@ -94,6 +95,13 @@ def problem_of(gm: fx.GraphModule, device: str, unit: str = "time") -> Problem:
     return _Reader(MACHINES.get(device, MACHINES["cpu"]), unit).read(gm)
 
 
+def in_copy(problem: Problem, original: fx.GraphModule, copy: fx.GraphModule) -> Problem:
+    """The problem of a graph, of a copy of that graph with the same nodes in the same order."""
+    twin = dict(zip(original.graph.nodes, copy.graph.nodes, strict=True))
+    nodes = tuple(twin[node] for node in problem.nodes)
+    return replace(problem, nodes=nodes, storage={twin[node]: at for node, at in problem.storage.items()})
+
+
 def device_of(gm: fx.GraphModule) -> str:
     """cpu or cuda: where the graph's values are."""
     value = next((node.meta["val"] for node in gm.graph.nodes if isinstance(node.meta.get("val"), Tensor)), None)
@@ -110,7 +118,7 @@ class _Reader:
 
     def read(self, gm: fx.GraphModule) -> Problem:
         self.owner = owners(gm)
-        computing = [node for node, owner in self.owner.items() if node is owner and node.target is not operator.getitem]
+        computing = [node for node, owner in self.owner.items() if _computes(node, owner)]
         outputs = gm.graph.output_node().all_input_nodes
         kept = {self.owner[node] for node in outputs if node in self.owner}
         backward = next((at for at, node in enumerate(computing) if _phase(node) not in FORWARD), len(computing))
@@ -129,8 +137,10 @@ class _Reader:
         parts = [user for user in node.users if user.target is operator.getitem]
         made = parts if isinstance(node.meta.get("val"), tuple | list) else [node]
         whole = value_bytes(node.meta.get("val")) + unseen_bytes(node)
-        if is_on_host(node):
-            return Operator(node.name, reads, (), self._price(cost(node)), alike=label)  # what it makes is not in the device's memory
+        if is_on_host(node) or written_operand(node) is not None:
+            return Operator(
+                node.name, reads, (), self._price(cost(node)), alike=label
+            )  # what it makes is in the host's memory, or an input's
         writes = tuple(self._new(one) for one in made if value_bytes(one.meta.get("val")))
         temporary = whole - sum(self.sizes[one] for one in writes)
         price = self._price(cost(node))
@@ -159,7 +169,9 @@ class _Reader:
     def _storages(self, nodes: Sequence[fx.Node]) -> tuple[int, ...]:
         owners = (self.owner[node] for node in nodes if node in self.owner)
         found = (
-            part for owner in owners for part in ([owner] if owner in self.index else [user for user in owner.users if user in self.index])
+            part
+            for owner in owners
+            for part in ([owner] if owner in self.index else [user for user in owner.users if user in self.index and _is_part(user)])
         )
         return tuple(dict.fromkeys(self.index[one] for one in found))
 
@@ -172,15 +184,27 @@ class _Reader:
         return one.flops if self.unit == "operations" else round(NANOSECONDS * self.machine.seconds(one))
 
 
+def _computes(node: fx.Node, owner: fx.Node) -> bool:
+    return node is owner and not _is_part(node) or written_operand(node) is not None
+
+
+def _is_part(node: fx.Node) -> bool:
+    return node.target is operator.getitem
+
+
 def owners(gm: fx.GraphModule) -> dict[fx.Node, fx.Node]:
-    """Of every node that holds memory made by the graph, the node that owns it: itself, the part of a result, or what it is a view of."""
+    """Of every node that holds memory made by the graph, the node that owns it: itself, the part of a result, or what it is a view of or writes over."""
     found: dict[fx.Node, fx.Node] = {}
     for node in gm.graph.nodes:
         if node.op != "call_function" or isinstance(node.target, Prepared):
             continue
         read = node.all_input_nodes[0] if node.all_input_nodes else None
         part = node.target is operator.getitem
-        if read is not None and (is_view(node.target) or (part and (is_view(read.target) or isinstance(read.target, Prepared)))):
+        written = written_operand(node)
+        if written is not None:
+            known: fx.Node = found.get(written) or node
+            found[node] = known
+        elif read is not None and (is_view(node.target) or (part and (is_view(read.target) or isinstance(read.target, Prepared)))):
             if read in found:
                 found[node] = found[read]
         else:

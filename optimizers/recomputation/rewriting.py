@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
-from optimizers.base import Match
+from graphs.randomness import dropout_scale
+from optimizers.base import COPY_OF, Match
 from optimizers.recomputation.evaluate import Run
 from optimizers.recomputation.problem import DROPOUT, Problem, owners
 
@@ -65,10 +66,10 @@ class _Writer:
                 self.latest[part] = self._copy(part)
 
     def _drop_alike(self, node: fx.Node) -> None:
-        """Dropout with the mask that was drawn: what torch's kernel does after the draw, in the same order, so to the bit the same."""
+        """Dropout with the mask that was drawn: what torch's kernel for CPUs does after the draw, in the same order, so to the bit the same."""
         parts = {user.args[1]: user for user in node.users if user.target is operator.getitem}
         x, p, _ = node.args
-        scale = 0.0 if p == 1 else 1.0 / (1.0 - p)  # type: ignore[operator]
+        scale = dropout_scale(p, parts[0].meta["val"].dtype)  # type: ignore[arg-type]
         kept = self.gm.graph.call_function(aten.mul.Tensor, (self._now(x), parts[1]))  # type: ignore[arg-type]
         whole = self.gm.graph.call_function(aten.mul.Tensor, (kept, scale))
         for made in (kept, whole):
@@ -91,5 +92,6 @@ class _Writer:
     def _copy(self, node: fx.Node) -> fx.Node:
         copy = self.gm.graph.node_copy(node, self._now)
         copy._rename(f"{node.name}_again")
+        copy.meta[COPY_OF] = node
         copy.meta["origin"] = node.meta["origin"].into("recompute")
         return copy

@@ -11,6 +11,7 @@ using std::vector;
 typedef uint64_t Set;  // of storages that can be made again, or that what runs again reads
 
 constexpr int64_t NEVER = int64_t(1) << 60;
+constexpr int64_t WAYS = 100;  // of making room that are tried for each state that may be looked at: one state can have thousands that lead to known ones
 
 struct Problem {
   int operators, storages;
@@ -52,6 +53,7 @@ struct Search {
   vector<int32_t> table;  // open addressing; nodes + 1
   std::priority_queue<Entry> queue;
   bool full = false;
+  int64_t ways = 0;
 
   Search(const Problem& p, int64_t limit, int64_t upper) : p(p), limit(limit), upper(upper), table(1 << 16, 0) {}
 
@@ -122,6 +124,7 @@ struct Search {
   };
 
   void make_room(const Action& action, Set there, const vector<int>& spare, size_t next, int64_t over, int64_t rest) {
+    if (++ways > limit * WAYS) full = true;
     if (over <= 0) {
       offer(action.after, there | action.writes, action.cost, action.from, action.ran);
       return;

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from optimizers import native
+from graphs import native
 from optimizers.recomputation.evaluate import Order, Run
 from optimizers.recomputation.problem import Problem
 

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from graphs.cost import is_view, value_bytes
+from graphs.in_place import written_operand
 from optimizers.recomputation.evaluate import memory
 from optimizers.recomputation.problem import Operator, Problem
 from optimizers.slicing.plan import Plan, is_sum
@@ -19,7 +20,7 @@ WHOLE = -1  # in the place of a slice's number
 Key = tuple[fx.Node, int]
 Facts = dict[
     fx.Node, tuple[bool, int]
-]  # of a node: does it show memory that it reads, and its bytes; kept while one graph is asked about again and again
+]  # of a node: does it show, or write over, memory that it reads, and its bytes; kept while one graph is asked about again and again
 
 
 def curve(order: Sequence[fx.Node], outputs: Sequence[fx.Node], facts: Facts | None = None) -> list[int]:
@@ -128,7 +129,7 @@ class _Tape:
         if node not in self.facts:
             made = node.all_input_nodes[0] if node.all_input_nodes else None
             shows = made is not None and (is_view(node.target) or node.target is operator.getitem and is_view(made.target))
-            self.facts[node] = shows, value_bytes(node.meta.get("val"))
+            self.facts[node] = shows or written_operand(node) is not None, value_bytes(node.meta.get("val"))
         return self.facts[node]
 
     def _new(self, key: Key, size: int) -> int:

@@ -1,7 +1,7 @@
 """Writes a graph that computes one slice after the other.
 
 What the slices add to is summed as soon as the next
-term is there, so that at most two terms and their sum exist at a time; what they are parts of is put together at the end.
+term is there, over the sum so far where that may be, so that at most two terms (and their sum) exist at a time; what they are parts of is put together at the end.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from graphs.origin import Origin
+from optimizers.in_place import ask_in_place
 from optimizers.slicing.moving import FILLS
 from optimizers.slicing.plan import Plan, counts, is_sum
 from optimizers.slicing.states import Outcome, Sliced
@@ -56,7 +57,8 @@ class _Writer:
                 if node not in self.whole:
                     self._put_together(node)
         for node in self.plan.late:
-            end.prepend(node)
+            if not node._erased:  # backward is cut first, and what it replaced is gone
+                end.prepend(node)
         chosen = set(inside)
         for node in self.plan.results:
             self.whole[node].meta["val"] = node.meta["val"]  # for who looks at the graph before shapes are computed anew
@@ -74,7 +76,13 @@ class _Writer:
             self.made[part][node] = new
             if node in self.plan.results and is_sum(self.plan.state(node)):
                 before = self.whole.get(node)
-                self.whole[node] = new if before is None else self._new(aten.add.Tensor, (before, new), node)
+                self.whole[node] = new if before is None else self._sum(before, new, node)
+
+    def _sum(self, before: fx.Node, new: fx.Node, node: fx.Node) -> fx.Node:
+        """The sum so far and one term more, in the memory of the sum so far where nobody else reads it."""
+        total = self._new(aten.add.Tensor, (before, new), node)
+        ask_in_place(total)
+        return total
 
     def _call(self, node: fx.Node, outcome: Outcome, part: int) -> fx.Node:
         read = {each: self._read(each, outcome, part) for each in node.all_input_nodes}

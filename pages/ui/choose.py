@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+import jobs.client
 from graphs.options import TRAINING_ONLY
 from jobs.experiment import DEVICES, MODES, Experiment
 from jobs.record import CatalogueResult, ModelRecord, OptionRecord
@@ -46,7 +47,10 @@ def _choices(catalogue: CatalogueResult, shown: Experiment) -> tuple[tuple[str, 
 
 
 def _model(catalogue: CatalogueResult, shown: Experiment) -> None:
-    titles = {OWN: OWN_TITLE} | {model.name: _title(model) for model in catalogue.models}
+    own = {} if jobs.client.default_client().settings.public else {OWN: OWN_TITLE}
+    titles = own | {model.name: _title(model) for model in catalogue.models}
+    if not own and shown.model.startswith("source/"):
+        titles = {OWN: OWN_TITLE} | titles  # a link to what was brought when that was possible: the page says that it is not run
     widget("model", OWN if shown.model.startswith("source/") else shown.model)
     st.selectbox("Model", list(titles), key="model", format_func=lambda name: titles[name], on_change=_take_model)
     if not shown.model.startswith("source/"):
@@ -71,6 +75,8 @@ def _option(option: OptionRecord, shown: Experiment) -> None:
 
 def _take_model() -> None:
     chosen = st.session_state["model"]
+    if chosen == state.current().model:
+        return  # said by a widget that is drawn again after the page was without it: nobody chose anything
     if chosen == OWN:
         own_file.begin()
     else:
@@ -90,6 +96,8 @@ def _take_device() -> None:
 
 
 def _take_option(option: OptionRecord, key: str) -> None:
+    if not key.startswith(f"{state.current().model} "):
+        return  # said by the widget of a model that the reader has just left
     value = str(st.session_state[key])
     state.set_option(option, value)
     if option.name == "dynamic" and value != "none":

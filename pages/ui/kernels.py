@@ -45,8 +45,8 @@ def panel(words: str, node: str, device: str) -> None:
     of_kernel(found.kernels[0])
 
 
-def of_kernel(kernel: KernelRecord) -> None:
-    """Launches and what is counted, the code, and the function that calls it."""
+def of_kernel(kernel: KernelRecord, with_loops: bool = True) -> None:
+    """Launches and what is counted, the code, Inductor's loops unless they stand elsewhere, and the function that calls it."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"**{show.plural(len(computing(kernel)), 'operator')}, {show.plural(kernel.launches, 'launch')}**")
         if kernel.described:
@@ -58,6 +58,9 @@ def of_kernel(kernel: KernelRecord) -> None:
     if not kernel.exact:
         st.caption(":material/link_off: Single lines cannot be linked in this kernel; a node lights the whole loop that computes it.")
     kernel_view(view_data(kernel), f"kernel view {kernel.node}", HEIGHT)
+    if with_loops and any(kernel.loops):
+        with st.expander("Inductor's loops, before they become code"):
+            st.code("\n\n".join(text for text in kernel.loops if text), language="python")
     if kernel.caller:
         with st.expander("The function that calls it"):
             st.code(kernel.caller, language="python")

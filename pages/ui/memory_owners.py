@@ -10,6 +10,7 @@ import streamlit as st
 from graphs.memory import Holding, line_of
 from pages.ui import show
 from pages.ui.memory_sides import Side, is_resident
+from pages.ui.titles import node_title
 
 MOST_ROWS = 1000
 Choose = Callable[[str], None]
@@ -75,7 +76,7 @@ def node_frame(side: Side, held: Sequence[Holding]) -> pd.DataFrame:
     places = [line_of(nodes[one.name]) for one in held]
     return pd.DataFrame(
         {
-            "node": [one.name for one in held],
+            "node": [node_title(nodes[one.name]) for one in held],
             "size": [show.size(one.bytes) for one in held],
             "share": [one.bytes / whole for one in held],
             "bytes": [one.bytes for one in held],

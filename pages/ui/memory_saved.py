@@ -10,6 +10,7 @@ from graphs.memory import SAVED, Holding
 from graphs.saved import Saved, why_saved
 from pages.ui import show
 from pages.ui.memory_sides import Side, is_resident
+from pages.ui.titles import node_title
 
 SHOWN = 5
 
@@ -45,7 +46,9 @@ def what_it_is(side: Side, held: Holding, name: str) -> str:
         span = f"held {until}, {held.end - held.start + 1:,} of {len(nodes):,} positions"
     at_peak = held.start <= side.memory.peak_position <= held.end
     share = f"; {held.bytes / side.memory.peak:.1%} of the peak" if at_peak and side.memory.peak else "; not there at the peak"
-    return f"**`{held.name}`** {show.size(held.bytes)} ({side.word}) · {held.role} · {span}{share}. {shows}"
+    return (
+        f"**`{node_title(side.graph.by_name()[held.name])}`** {show.size(held.bytes)} ({side.word}) · {held.role} · {span}{share}. {shows}"
+    )
 
 
 def why(reason: Saved) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 import streamlit as st
@@ -10,8 +11,9 @@ import streamlit as st
 from graphs.lifetimes import lifetimes
 from graphs.operators import explanation
 from graphs.record import GraphSnapshot, NodeRecord
-from pages.ui import show
+from pages.ui import charts, show
 from pages.ui.graph_view.drawing import shape_text, short_target
+from pages.ui.titles import node_title
 
 SHOWN_LINKS = 6
 
@@ -32,18 +34,13 @@ def table(graph: GraphSnapshot, key: str, choose: Choose) -> None:
         f"{len(found):,} of {show.plural(len(graph.nodes), 'node')}, in the order of execution. Choose a row to see it in the graph."
     )
     st.dataframe(
-        frame(found),
+        frame(found, graph.nodes),
         key=key,
         hide_index=True,
-        height=360,
+        height=min(360, 38 + 35 * max(1, len(found))),
         selection_mode="single-row",
         on_select=lambda: _chosen(key, found, choose),
-        column_config={
-            "output MiB": st.column_config.NumberColumn(format="%.3f", help="Size of what the node gives out."),
-            "moved MiB": st.column_config.NumberColumn(format="%.3f", help="Bytes read and written, counted."),
-            "MFLOP": st.column_config.NumberColumn(format="%.3f", help="Floating-point operations in millions, counted."),
-            "launches": st.column_config.NumberColumn(help="Kernels that run, counted."),
-        },
+        column_config={**counted_columns(graph.nodes), "launches": st.column_config.NumberColumn(help="Kernels that run, counted.")},
     )
 
 
@@ -66,20 +63,50 @@ def _searched(node: NodeRecord) -> str:
     return " ".join((node.name, node.target, node.phase, node.module, node.role, node.dtype, shape_text(node), source)).lower()
 
 
-def frame(nodes: Sequence[NodeRecord]) -> pd.DataFrame:
-    """One row per node."""
+class Units(NamedTuple):
+    """In what a table writes bytes and operations: units in which the largest value has few digits, and small ones are not all zero."""
+
+    bytes: float
+    bytes_name: str
+    flops: float
+    flops_name: str
+
+
+def units_of(nodes: Sequence[NodeRecord]) -> Units:
+    """Units that fit the values of these nodes; a thousand nodes side by side have the same."""
+    scale, name = charts.scale_of(max((max(node.bytes, node.total.bytes_moved) for node in nodes), default=0))
+    most = max((node.total.flops for node in nodes), default=0)
+    flops, prefix = next(((size, text) for size, text in ((1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP")) if most >= size), (1.0, "FLOP"))
+    return Units(scale, name, flops, prefix)
+
+
+def counted_columns(nodes: Sequence[NodeRecord]) -> dict[str, Any]:
+    """How the columns of bytes and operations are written, and what they mean."""
+    units = units_of(nodes)
+    column = st.column_config.NumberColumn
+    bytes_format, flops_format = ("%.3f" if unit > 1 else "%.0f" for unit in (units.bytes, units.flops))
+    return {
+        f"output {units.bytes_name}": column(format=bytes_format, help="Size of what the node gives out, counted."),
+        f"moved {units.bytes_name}": column(format=bytes_format, help="Bytes read and written, counted."),
+        units.flops_name: column(format=flops_format, help="Floating-point operations of all kinds, counted."),
+    }
+
+
+def frame(nodes: Sequence[NodeRecord], whole: Sequence[NodeRecord]) -> pd.DataFrame:
+    """One row per node, in units that fit the whole graph."""
+    units = units_of(whole)
     return pd.DataFrame(
         {
-            "node": [node.name for node in nodes],
+            "node": [node_title(node) for node in nodes],
             "operator": [short_target(node.target) if node.op == "call_function" else node.op for node in nodes],
             "phase": [node.phase for node in nodes],
             "module": [node.module for node in nodes],
             "role": [node.role for node in nodes],
             "output": [f"{node.dtype} {shape_text(node)}" if node.shape is not None else "" for node in nodes],
-            "output MiB": [node.bytes / 2**20 for node in nodes],
+            f"output {units.bytes_name}": [node.bytes / units.bytes for node in nodes],
             "launches": [node.total.launches if node.cost.known else None for node in nodes],
-            "MFLOP": [node.total.flops / 1e6 if node.cost.known else None for node in nodes],
-            "moved MiB": [node.total.bytes_moved / 2**20 if node.cost.known else None for node in nodes],
+            units.flops_name: [node.total.flops / units.flops if node.cost.known else None for node in nodes],
+            f"moved {units.bytes_name}": [node.total.bytes_moved / units.bytes if node.cost.known else None for node in nodes],
             "source": [f"{node.source.file}:{node.source.line}" if node.source else "" for node in nodes],
         }
     )
@@ -95,6 +122,7 @@ def lines(graph: GraphSnapshot, key: str, choose: Choose) -> None:
     if not places:
         st.caption("No operator of this graph knows its source line.")
         return
+    units = units_of(graph.nodes)
     st.caption(f"{show.plural(len(places), 'line')} of code made the graph. Choose a row: the nodes that it became are lit.")
     st.dataframe(
         pd.DataFrame(
@@ -103,19 +131,16 @@ def lines(graph: GraphSnapshot, key: str, choose: Choose) -> None:
                 "code": [by_line[place][0].source.text.strip() for place in places],  # type: ignore[union-attr]
                 "nodes": [len(by_line[place]) for place in places],
                 "launches": [sum(node.total.launches for node in by_line[place]) for place in places],
-                "MFLOP": [sum(node.total.flops for node in by_line[place]) / 1e6 for place in places],
-                "moved MiB": [sum(node.total.bytes_moved for node in by_line[place]) / 2**20 for place in places],
+                units.flops_name: [sum(node.total.flops for node in by_line[place]) / units.flops for place in places],
+                f"moved {units.bytes_name}": [sum(node.total.bytes_moved for node in by_line[place]) / units.bytes for place in places],
             }
         ),
         key=key,
         hide_index=True,
-        height=360,
+        height=min(360, 38 + 35 * len(places)),
         selection_mode="single-row",
         on_select=lambda: _chosen_line(key, places, choose),
-        column_config={
-            "MFLOP": st.column_config.NumberColumn(format="%.3f", help="Floating-point operations in millions, counted."),
-            "moved MiB": st.column_config.NumberColumn(format="%.3f", help="Bytes read and written, counted."),
-        },
+        column_config={**counted_columns(graph.nodes), "launches": st.column_config.NumberColumn(help="Kernels that run, counted.")},
     )
 
 
@@ -133,8 +158,11 @@ def details(graph: GraphSnapshot, name: str, key: str, choose: Choose) -> None:
         st.markdown(":gray[**No node chosen**]")
         st.caption("Click a node in the graph, or choose a row of the table, and it is explained here.")
         return
-    st.markdown(f"**`{node.name}`**")
-    st.caption(f"`{node.target}`" + (f" ( {show.plain(node.detail)} )" if node.detail else ""))
+    st.markdown(f"**`{node_title(node)}`**")
+    st.caption(
+        (f"`{node.target}`" if node.op != "placeholder" else f"the node `{node.name}`")
+        + (f" ( {show.plain(node.detail)} )" if node.detail else "")
+    )
     if told := explanation(node):
         st.markdown(told)
     if node.source:
@@ -142,8 +170,8 @@ def details(graph: GraphSnapshot, name: str, key: str, choose: Choose) -> None:
         st.caption(f"{node.source.file}, line {node.source.line}")
     st.markdown(facts(node, _life(graph, node)))
     users = [other.name for other in graph.nodes if node.name in other.inputs]
-    _links("Reads", list(dict.fromkeys(node.inputs)), f"{key} reads", choose)
-    _links("Read by", users, f"{key} read by", choose)
+    _links("Reads", list(dict.fromkeys(node.inputs)), graph, f"{key} reads", choose)
+    _links("Read by", users, graph, f"{key} read by", choose)
     origins = [origin for origin in node.origins if origin != node.name]
     if origins:
         listed = ", ".join(f"`{origin}`" for origin in origins[:SHOWN_LINKS])
@@ -226,12 +254,13 @@ def _cost_rows(node: NodeRecord) -> list[tuple[str, str]]:
     ]
 
 
-def _links(title: str, names: Sequence[str], key: str, choose: Choose) -> None:
+def _links(title: str, names: Sequence[str], graph: GraphSnapshot, key: str, choose: Choose) -> None:
     if not names:
         return
     st.caption(f"{title} {len(names)}" if len(names) > 1 else title)
+    by_name = graph.by_name()
     with st.container(horizontal=True, gap="small"):
         for name in names[:SHOWN_LINKS]:
-            st.button(f"`{name}`", key=f"{key} {name}", type="tertiary", on_click=choose, args=(name,))
+            st.button(f"`{node_title(by_name[name])}`", key=f"{key} {name}", type="tertiary", on_click=choose, args=(name,))
         if len(names) > SHOWN_LINKS:
             st.caption(f"and {len(names) - SHOWN_LINKS} more")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import streamlit as st
 
@@ -18,6 +20,7 @@ KINDS = {
     "search": "Search",
     "memory": "Memory",
 }
+ADDED, DOUBLE_CLICK_S = "step added last", 0.6
 MANY = 8  # from as many offers on, the kinds are folded
 
 
@@ -33,7 +36,11 @@ def panel(catalogue: CatalogueResult, experiment: Experiment, offers: Sequence[O
         )  # fmt: skip
     records = matching(catalogue.optimizations, text)
     able = [record for record in records if by_name.get(record.name) and by_name[record.name].sites]
-    by_hand = [record for record in records if record not in able and any(one.kind == "nodes" for one in record.parameters)]
+    by_hand = [
+        record
+        for record in records
+        if record not in able and any(one.kind == "nodes" for one in record.parameters) and experiment.mode in record.applies_to
+    ]
     asked = [record for record in records if record not in by_hand and record.name not in by_name and experiment.mode in record.applies_to]
     idle = [record for record in records if record not in (*able, *by_hand, *asked)]
     if text and not records:
@@ -47,14 +54,15 @@ def panel(catalogue: CatalogueResult, experiment: Experiment, offers: Sequence[O
         with st.container(border=True):
             _by_hand_card(record)
     if asked:
-        with st.expander(f"**Looked for when you ask** :gray[{len(asked)}]", expanded=bool(text)):
-            for record in asked:
+        with _fold(f"**Looked for when you ask** :gray[{len(asked)}]", f"offers asked {bool(text)}", bool(text)) as drawn:
+            for record in asked if drawn else ():
                 _asked_card(record)
     if idle:
         st.caption("Nothing to do here, and why:")
         for kind, some in by_kind(idle).items():
-            with st.expander(f"{KINDS.get(kind, kind)} :gray[{len(some)}]", expanded=bool(text) and not able):
-                for record in some:
+            unfolded = bool(text) and not able
+            with _fold(f"{KINDS.get(kind, kind)} :gray[{len(some)}]", f"idle {kind} {unfolded}", unfolded) as drawn:
+                for record in some if drawn else ():
                     _idle_card(record, by_name.get(record.name), experiment.mode)
 
 
@@ -77,10 +85,18 @@ def _by_kind(able: Sequence[OptimizationRecord], by_name: Mapping[str, Offer], f
     for kind, some in by_kind(able).items():
         places = sum(len(by_name[record.name].sites) for record in some)
         title = f"**{KINDS.get(kind, kind)}** :gray[{len(some)} · {show.plural(places, 'place')}]"
-        with st.expander(title, expanded=not folded):
-            for record in some:
+        with _fold(title, f"offers {kind} {folded}", not folded) as drawn:
+            for record in some if drawn else ():
                 with st.container(gap="xsmall"):
                     _offer_card(record, by_name[record.name])
+
+
+@contextmanager
+def _fold(title: str, key: str, expanded: bool) -> Iterator[bool]:
+    """An expander whose content is made when it is opened: dozens of cards with their settings and lessons take most of the page's time."""
+    fold = st.expander(title, expanded=expanded, key=key, on_change="rerun")
+    with fold:
+        yield bool(fold.open)
 
 
 def _offer_card(record: OptimizationRecord, offer: Offer) -> None:
@@ -96,10 +112,12 @@ def _offer_card(record: OptimizationRecord, offer: Offer) -> None:
             settings.fields(record, offer.sites, f"set {record.name}")
         lesson(record)
         if offer.misses:
-            with st.popover(
-                "", icon=":material/block:", help=f"Why not elsewhere? {show.plural(len(offer.misses), 'near-miss')}", type="tertiary"
-            ):
-                show.reasons(offer.misses)
+            help = f"Why not elsewhere? {show.plural(len(offer.misses), 'near-miss')}"
+            key = f"misses {record.name}"
+            why = st.popover("", icon=":material/block:", help=help, type="tertiary", key=key, on_change="rerun")
+            if why.open:
+                with why:
+                    show.reasons(offer.misses)
 
 
 def _by_hand_card(record: OptimizationRecord) -> None:
@@ -144,7 +162,11 @@ def _idle_card(record: OptimizationRecord, offer: Offer | None, mode: str) -> No
 
 
 def lesson(record: OptimizationRecord) -> None:
-    with st.popover("", icon=":material/school:", help="What it does and why: the lesson", type="tertiary"):
+    help, key = "What it does and why: the lesson", f"lesson {record.name}"
+    text = st.popover("", icon=":material/school:", help=help, type="tertiary", key=key, on_change="rerun")
+    if not text.open:
+        return
+    with text:
         st.markdown(record.lesson)
         claim = record.claim
         st.caption(
@@ -154,7 +176,12 @@ def lesson(record: OptimizationRecord) -> None:
 
 
 def _add(record: OptimizationRecord) -> None:
-    pipeline.append(settings.filled(record, f"set {record.name}"))
+    """Adds the step; the second click of a double click is no wish for the same step again."""
+    step, now = settings.filled(record, f"set {record.name}"), time.monotonic()
+    last, then = st.session_state.get(ADDED, (None, -DOUBLE_CLICK_S))
+    st.session_state[ADDED] = (step.words, now)
+    if last != step.words or now - then >= DOUBLE_CLICK_S:
+        pipeline.append(step)
 
 
 def take_places(name: str) -> None:

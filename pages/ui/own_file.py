@@ -186,7 +186,7 @@ def _fitting(name: str, text: str) -> str:
 
 
 def _keep(content: bytes, name: str, options: tuple[tuple[str, str], ...] = ()) -> None:
-    digest = jobs.client.default_client().keep_source(content, name)
+    digest = jobs.client.default_client().keep_source(content, name, work.reader())
     mode = state.current().mode
     serves = name.endswith((".json", ".zip"))
     state.change(model=f"source/{digest}", mode=mode if serves or mode in PLAIN_MODES else MODES[0], options=options, pipeline=())

@@ -45,6 +45,11 @@ def take_step(index: int) -> None:
     go_to("")
 
 
+def walk(by: int, count: int) -> None:
+    """So many steps on, from the one that is chosen now."""
+    take_step(min(count - 1, max(-1, chosen_step(count) + by)))
+
+
 def chosen_step(count: int) -> int:
     """The step whose before and after is shown: the one chosen, else the last; −1 is the graph as captured."""
     index = st.session_state.get("step", (state.look().get("step") or count) - 1)

@@ -9,10 +9,15 @@ import streamlit as st
 
 from graphs.export import to_dot, to_json, to_model_explorer
 from graphs.record import GraphSnapshot
+from jobs.exporting.tables import nodes_csv, steps_csv
+from jobs.record import Export, ExportResult
 from optimizers.record import StepRecord
-from pages.ui import show
-from pages.ui.graph_view import payload_of
-from pages.ui.graph_view.page import page
+from pages.ui import show, work
+from pages.ui.web_page import session_page
+
+SLOT = "export"
+RANGES = ("step {}, before and after", "the session, after every step", "the session, first and last")
+KINDS = {"python": "Python file", "notebook": "Notebook"}
 
 
 def buttons(graphs: Sequence[GraphSnapshot], steps: Sequence[StepRecord], words: str) -> None:
@@ -20,12 +25,22 @@ def buttons(graphs: Sequence[GraphSnapshot], steps: Sequence[StepRecord], words:
     names = ["captured", *(step.words for step in steps)]
     title = words.partition("&")[0].removeprefix("model=")
 
-    def web_page() -> str:
-        payload = payload_of(graphs, names, [step.diff for step in steps])
-        return page(payload, f"fxscope: {title}", words, _table(graphs, names, steps))
-
     formats: tuple[tuple[str, str, str, str, Callable[[], str | bytes]], ...] = (
-        ("Web page", "html", "text/html", "The whole session in one file that opens without network", web_page),
+        (
+            "Web page",
+            "html",
+            "text/html",
+            "The whole session in one file that opens without network",
+            lambda: session_page(graphs, steps, words),
+        ),
+        (
+            "Steps as CSV",
+            "steps.csv",
+            "text/csv",
+            "A line for each step: verdict and what is counted",
+            lambda: steps_csv(graphs[0].totals, steps),
+        ),
+        ("Nodes as CSV", "nodes.csv", "text/csv", "A line for each node of every graph", lambda: nodes_csv(graphs, names)),
         ("fxscope JSON", "json", "application/json", "All records, for programs", lambda: to_json(graphs, names, words)),
         (
             "Model Explorer",
@@ -42,11 +57,30 @@ def buttons(graphs: Sequence[GraphSnapshot], steps: Sequence[StepRecord], words:
     st.caption("What the picture shows at this moment is saved by **Save …** above it: SVG, PNG, DOT.")
 
 
-def _table(graphs: Sequence[GraphSnapshot], names: Sequence[str], steps: Sequence[StepRecord]) -> list[list[str]]:
-    head = ["graph", "verdict", *(f"{figure.title.lower()}, counted" for figure in show.FIGURES)]
-    verdicts = ["", *(show.VERDICTS[step.verdict.kind].text for step in steps)]
-    rows = [
-        [name, verdict, *(show.number(getattr(graph.totals, figure.field), figure.unit) for figure in show.FIGURES)]
-        for name, verdict, graph in zip(names, verdicts, graphs, strict=True)
-    ]
-    return [head, *rows]
+def programs(words: str, step: int, count: int) -> None:
+    """The programs as a file that runs without fxscope, written by the worker when it is asked for.
+
+    Args:
+        step: the one that is shown, from 0.
+        count: of steps.
+    """
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        of = st.selectbox(
+            "Programs of", list(range(len(RANGES))), format_func=lambda at: RANGES[at].format(step + 1), key="export of", width=300
+        )
+        kind = st.segmented_control(
+            "as", list(KINDS), format_func=lambda name: KINDS[name], default="python", required=True, key="export as"
+        )
+        request = Export(words, "notebook" if kind == "notebook" else "python", step if of == 0 else -1, of == 1)
+        st.button("Write the file", icon=":material/code:", on_click=work.ask, args=(request, SLOT), disabled=count == 0)
+        place = st.container()
+    if work.is_asked(request, SLOT) or work.is_kept(request):
+        with show.patient():
+            found = work.answer(request, SLOT, ExportResult)
+            if work.is_kept(request):  # and not the last file that could be written
+                mime = "text/x-python" if found.name.endswith(".py") else "application/x-ipynb+json"
+                icon = ":material/download:"
+                place.download_button(f"Save {found.name}", found.content, found.name, mime, icon=icon, type="primary", on_click="ignore")
+    st.caption(
+        "It needs torch and nothing else: original and rewritten programs line by line, inputs by seed, checks by the app's rule, and timing."
+    )

@@ -16,6 +16,7 @@ from jobs.record import Optimize, OptimizeResult
 from optimizers.record import Move, SearchRecord
 from pages.ui import charts, pipeline, show, state, work
 from pages.ui.graph_view import graph_view
+from pages.ui.titles import step_title
 
 HEIGHT = 520
 
@@ -97,4 +98,4 @@ def rows(found: SearchRecord) -> list[dict[str, str | int]]:
 
 
 def _told(path: tuple[Move, ...], at: int) -> str:
-    return f"{path[at].words} · {path[at].seconds * 1e6:,.1f} µs" if at < len(path) else ""
+    return f"{step_title(path[at].words)} · {show.milliseconds(1e3 * path[at].seconds)}" if at < len(path) else ""

@@ -15,6 +15,7 @@ from pages.ui import pipeline
 HINTS = {
     "nodes": "Names of nodes as in the picture, joined by dots: add.mul.relu",
     "memory": f"A share of the peak, or an amount: {EXAMPLES}",
+    "plan": "One word, written by the page Memory; without it a plan is made. Take it away where you change the budget",
     "pairs": "Pairs of nodes as in the picture: add.mul, and more behind a hyphen: add.mul-relu.exp",
 }
 

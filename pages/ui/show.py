@@ -14,23 +14,46 @@ from streamlit.runtime.pages_manager import PagesManager
 from streamlit.runtime.scriptrunner import StopException
 
 from graphs.errors import FxscopeError
-from graphs.record import Diff, Totals
+from graphs.record import CaptureReport, Diff, Totals
 from jobs.record import Problem
 from optimizers.record import MissRecord, StepRecord, Verdict
 
 KIND_TITLES = {
     "RequestError": "The request does not make sense",
-    "SourceError": "The model's file cannot be used",
+    "SourceError": "The file cannot be used",
     "CaptureError": "The model could not be turned into a graph",
     "RewriteError": "An optimization went wrong",
     "TooLargeError": "Too large for this machine",
+    "DeviceError": "The device failed",
+    "BusyError": "This server is busy",
+    "StoreError": "What is kept on disk cannot be used",
     "JobError": "The work did not finish",
 }
 
+WRONG_ADDRESS = "The address of this page asks for something that is not there"
+
 # Streamlit leaves 6 rem above a page and 5 beside it: room that a graph can use.
-SPACING = "<style>.stMainBlockContainer {padding: 2.2rem 2rem 3rem;} .stSidebar [data-testid='stSidebarHeader'] {height: 2.5rem;} .stForm textarea, .stForm input {font-family: var(--st-code-font, monospace); font-size: 0.82rem;}</style>"
+# What a component shows nothing of stands outside of the flow, or each would leave a gap behind the picture.
+SPACING = "<style>.stMainBlockContainer {padding: 2.2rem 2rem 3rem;} @media (max-width: 640px) {.stMainBlockContainer {padding: 4rem 1rem 3rem;}} .stSidebar [data-testid='stSidebarHeader'] {height: 2.5rem;} .stForm textarea, .stForm input {font-family: var(--st-code-font, monospace); font-size: 0.82rem;} [data-testid='stMarkdownContainer']:has(> table) {overflow-x: auto;} .stElementContainer:has(.fxscope-history) {display: none;} .stElementContainer[class*='-unseen-'] {position: absolute;}</style>"
+
+# Streamlit makes an entry of the browser's history of every change of an address. That a page completes its own address, or that the graph was moved,
+# is no place to go back to: the reader would press Back many times, and a page that completes its address again would never let go.
+# A lesson opened from the list is one: it adds no model.
+HISTORY = """<i class="fxscope-history"></i><script>
+if (!window.fxscopeHistory) {
+  window.fxscopeHistory = true;
+  const push = history.pushState.bind(history);
+  const experiment = (search) => { const words = new URLSearchParams(search); words.delete("look"); words.delete("room"); return words.toString(); };
+  history.pushState = (state, title, to) => {
+    const next = new URL(to || location.href, location.href), old = experiment(location.search);
+    const completes = next.pathname === location.pathname && ((!old && next.searchParams.has("model")) || old === experiment(next.search));
+    if (completes) history.replaceState(state, title, to); else push(state, title, to);
+  };
+}
+</script>"""
 
 
+MODULE_TREE = 6  # the rung of the ladder on which no operator is known
 SHOWN_REASONS, SHOWN_NODES = 8, 4  # of near-misses, where there is little room
 
 
@@ -108,10 +131,18 @@ def change(before: float, after: float) -> str:
 
 
 def milliseconds(value: float) -> str:
-    """Three figures: `0.412 ms`, `12.3 ms`, `1.23 s`."""
-    if value >= 1000:
-        return f"{value / 1000:.2f} s"
-    return f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"
+    """Milliseconds in the unit that suits them, three figures: `133 ns`, `41.2 µs`, `12.3 ms`, `1.23 s`."""
+    scale, unit = time_scale(value)
+    count = value / scale
+    return f"{count:.2f} s" if unit == "s" else f"{count:.3g} {unit}" if abs(count) < 999.5 else f"{count:.0f} {unit}"
+
+
+def time_scale(largest: float) -> tuple[float, str]:
+    """Milliseconds of the unit in which that many are written, and its name."""
+    for scale, unit in ((1e3, "s"), (1.0, "ms"), (1e-3, "µs")):
+        if abs(largest) >= 0.9995 * scale:
+            return scale, unit
+    return (1e-6, "ns") if largest else (1.0, "ms")
 
 
 def plural(count: int, word: str) -> str:
@@ -123,13 +154,15 @@ def plural(count: int, word: str) -> str:
 # ---------------------------------------------------------------- boxes
 
 
-def opening(doc: str | None) -> None:
-    """A page's head: its docstring, first line as title."""
+def opening(doc: str | None, bare: bool = False) -> None:
+    """A page's head: its docstring, first line as title; `bare`, only what every page needs."""
     _through_the_front_door()
     title, _, text = (doc or "").strip().partition("\n")
     st.html(SPACING)
-    st.header(title, anchor=False)
-    st.caption(" ".join(text.split()))
+    st.html(HISTORY, unsafe_allow_javascript=True)
+    if not bare:
+        st.header(title, anchor=False)
+        st.caption(" ".join(text.split()))
 
 
 def _through_the_front_door() -> None:
@@ -162,14 +195,14 @@ SPECIAL = re.compile(r"([\\\[\]*_~$#|<>!:])")
 def plain(text: str) -> str:
     """Text that nobody here wrote, safe inside Markdown: only code between backticks keeps its meaning."""
     parts = text.split("`")
-    if len(parts) % 2 == 0:
+    if len(parts) % 2 == 0 or "``" in text:  # Markdown pairs runs of the same length, which need not be the pairs seen here
         parts = [text.replace("`", "'")]
     return "`".join(part if index % 2 else SPECIAL.sub(r"\\\1", part) for index, part in enumerate(parts))
 
 
 def sentence(text: str) -> str:
     text = text.strip()
-    named = re.match(r"\S*[/=_]", text)  # `zoo/gpt2`, `device=tpu`: a name stays as it is written
+    named = re.match(r"\S*[/=_]|\w+\.\w", text)  # `zoo/gpt2`, `device=tpu`, `torch.export`: a name stays as it is written
     text = plain(text if named else f"{text[:1].upper()}{text[1:]}")
     return text + ("" if text.endswith((".", "!", "?", "…", ":")) else ".")
 
@@ -197,15 +230,44 @@ def problems() -> Iterator[None]:
         problem(as_problem(error))
 
 
+def standing(report: CaptureReport) -> None:
+    """Says so at once when the graph is not the best that there is."""
+    if report.rung > 1:
+        why = f" {sentence(report.refused[0])}" if report.refused else ""
+        says = " ".join(sentence(note) for note in report.notes if not report.runs)
+        if 2 < report.rung < 6:
+            says = f"{says} The tab *Graph breaks* can tell where torch.compile would cut it."
+        (st.warning if report.rung > 3 else st.info)(
+            f"**Captured by {report.method} (step {report.rung} of 6 down the ladder).** {report.meaning}{why} {says}".strip(),
+            icon=":material/stairs:",
+        )
+
+
+def nothing_to_count(report: CaptureReport) -> None:
+    """On pages that count, change or predict: says so, and ends the page's part, where no operator is known."""
+    if report.rung < MODULE_TREE:
+        return
+    why = sentence(report.refused[0]) if report.refused else report.meaning
+    st.warning(f"**No operator is known that could be counted or changed: captured by {report.method}.** {why}", icon=":material/stairs:")
+    st.page_link("pages/explore.py", label="See on Explore what is known", icon=":material/account_tree:")
+    raise NothingYet
+
+
 def verdict(verdict: Verdict) -> None:
     """The verdict in words and with an icon; a refutation names the worst tensor."""
     words = VERDICTS[verdict.kind]
     if verdict.kind != "refuted":
-        st.badge(words.text, icon=words.icon, color=words.color, help=f"{words.meaning} {plain(verdict.reason)}".strip())  # pyright: ignore[reportArgumentType]
+        st.badge(verdict_text(verdict), icon=words.icon, color=words.color, help=f"{words.meaning} {plain(verdict.reason)}".strip())  # pyright: ignore[reportArgumentType]
         return
     worst = verdict.worst
     moved = f"Worst: `{worst.tensor}`, {error_text(verdict)}." if worst else sentence(verdict.reason)
     st.error(f"**Refuted: this step changed the answers.** {moved}", icon=words.icon)
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """`same bits, proven`, or without the second word where both graphs were run."""
+    text = VERDICTS[verdict.kind].text
+    return f"{text}, proven" if verdict.how == "proven" else text
 
 
 def error_text(verdict: Verdict) -> str:
@@ -220,7 +282,7 @@ def verdict_line(verdict: Verdict) -> None:
     words = VERDICTS[verdict.kind]
     parts = [words.meaning if not verdict.reason else sentence(verdict.reason)]
     if verdict.tensors:
-        parts.append(f"{plural(verdict.tensors, 'tensor')} compared.")
+        parts.append(f"{plural(verdict.tensors, 'tensor')} {'the same' if verdict.how == 'proven' else 'compared'}.")
     if verdict.worst and verdict.kind != "refuted":
         parts.append(f"Worst: `{verdict.worst.tensor}`, {error_text(verdict)}.")
     st.caption(" ".join(parts))
@@ -229,9 +291,10 @@ def verdict_line(verdict: Verdict) -> None:
 # ---------------------------------------------------------------- totals
 
 
-def tiles(totals: Totals) -> None:
-    """Counted totals, one tile each."""
-    for column, figure in zip(st.columns(len(FIGURES)), FIGURES, strict=True):
+def tiles(totals: Totals, has_operators: bool = True) -> None:
+    """Counted totals, one tile each; where no operator is known only the nodes, for nothing else is zero there."""
+    figures = FIGURES if has_operators else FIGURES[-1:]
+    for column, figure in zip(st.columns(len(FIGURES)), figures, strict=False):
         value = number(getattr(totals, figure.field), figure.unit)
         column.metric(f"{figure.title} · counted", value, border=True, help=figure.meaning)
     if totals.unknown:
@@ -243,30 +306,31 @@ def totals_table(rows: Sequence[tuple[str, Totals]]) -> None:
     table: list[dict[str, str]] = []
     before: Totals | None = None
     for title, totals in rows:
-        row = {"Graph": title}
+        row = {"Counted": title}
         for figure in FIGURES:
             value = getattr(totals, figure.field)
             text = number(value, figure.unit)
             if before is not None and value != getattr(before, figure.field):
                 text += f"  ({change(getattr(before, figure.field), value)})"
-            row[f"{figure.title} (counted)"] = text
+            row[figure.title] = text
         table.append(row)
         before = totals
     st.dataframe(pd.DataFrame(table), hide_index=True, width="stretch")
 
 
 def savings(step: StepRecord) -> str:
-    """What a step changed, one line of Markdown: `launches 120 → 96 · peak 1.2 GiB → 0.9 GiB`."""
+    """What a step changed, one line of Markdown: `Counted: launches 120 → 96 · peak 1.2 GiB → 0.9 GiB`. A figure and its unit stay together."""
     parts = []
     for figure in FIGURES[:4]:
         before, after = getattr(step.before, figure.field), getattr(step.after, figure.field)
         if change(before, after) not in ("same", "nearly the same"):
             color = "green" if after < before else "orange"
             name = figure.title.lower()
-            parts.append(f"{name} {number(before, figure.unit)} → {number(after, figure.unit)} :{color}[{change(before, after)}]")
+            values = " → ".join(number(value, figure.unit).replace(" ", "\u00a0") for value in (before, after))
+            parts.append(f"{name} {values} :{color}[{change(before, after)}]".replace(" %", "\u00a0%"))
     if parts and not any(getattr(step.after, figure.field) < getattr(step.before, figure.field) for figure in FIGURES[:4]):
         parts.append("nothing counted got smaller: alone, this step only costs")
-    return " · ".join(parts) or "counted totals as good as unchanged"
+    return f"Counted: {' · '.join(parts)}" if parts else "Counted totals as good as unchanged"
 
 
 # ---------------------------------------------------------------- changes

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 import jobs.client
 from graphs.errors import RequestError
@@ -26,12 +27,16 @@ from pages.ui import show
 
 WORDS = "words"
 LOOK = "look"  # how the graph was looked at: part of a link, not of the experiment
+ROOM = "room"  # the class that follows or is followed: part of the address, not of the experiment
+TASK = "task"  # a teacher's task: part of the address of the page Class
 LOOK_LIMIT = 20_000
+LINK_LIMIT = 40_000  # characters of a pasted address
 WITH = "with"  # the words of the experiment that another page compares with: part of a link, not of the experiment
-NAMES = {"nodes": re.compile(r"\w+(\.\w+)*"), "pairs": re.compile(r"\w+\.\w+(-\w+\.\w+)*")}
+NAMES = {"nodes": re.compile(r"\w+(\.\w+)*"), "pairs": re.compile(r"\w+\.\w+(-\w+\.\w+)*"), "plan": re.compile(r"[\w-]+", re.ASCII)}
 NAMES_HELP = {
     "nodes": "Write names of nodes joined by dots: add.mul.relu.",
     "pairs": "Write pairs of nodes: add.mul, and more behind a hyphen.",
+    "plan": "Leave it out, and a plan is made.",
 }
 FIRST_CHOICE = "zoo/mlp"
 
@@ -56,14 +61,14 @@ class Look(msgspec.Struct, omit_defaults=True):
 
 def experiment(catalogue: CatalogueResult) -> Experiment:
     """What the URL asks for. Wrong words are explained at the top of the page, and the last right ones hold."""
-    given = [(key, value) for key in st.query_params if key not in (LOOK, WITH) for value in st.query_params.get_all(key)]
+    given = [(key, value) for key in st.query_params if key not in (LOOK, WITH, ROOM) for value in st.query_params.get_all(key)]
     if not given:
         return _keep(_last(catalogue), write=True)
     try:
         asked = from_pairs(given)
         check(asked, catalogue)
     except RequestError as error:
-        show.problem(show.as_problem(error), title="The address of this page asks for something that is not there")
+        show.problem(show.as_problem(error), title=show.WRONG_ADDRESS)
         kept = (None if WORDS in st.session_state else _good_part(given, catalogue)) or _last(catalogue)
         st.caption(f"Shown instead: `{kept.words}`")
         return _keep(kept, write=False)
@@ -89,6 +94,33 @@ def _good_part(given: list[tuple[str, str]], catalogue: CatalogueResult) -> Expe
             continue
         return longer
     return asked
+
+
+def from_link(text: str) -> Experiment:
+    """The experiment of a pasted address of this app, or of its words alone. What else stands in such an address is left aside.
+
+    Raises:
+        RequestError: there is none in it.
+    """
+    text = text.strip()
+    if not text or len(text) > LINK_LIMIT:
+        what = "this link is too long to be one of this app" if text else "the link is missing"
+        raise RequestError(what, help="Copy the whole address of your Optimize page.")
+    asked = text.partition("#")[0]
+    words = asked.partition("?")[2] if "?" in asked else asked
+    pairs = parse_qsl(words, keep_blank_values=True)
+    kept = [(word, value) for word, value in pairs if word not in (LOOK, WITH, ROOM, TASK)]
+    if "model" not in dict(kept):
+        raise RequestError(
+            "there is no experiment in this link", help="Copy the whole address of your Optimize page: it has model=… in it."
+        )
+    return from_pairs(kept)
+
+
+def on_screen() -> Experiment | None:
+    """The experiment that this session has open; None before any was."""
+    words = st.session_state.get(WORDS)
+    return parse(words) if words else None
 
 
 def current() -> Experiment:
@@ -158,15 +190,41 @@ def set_option(option: OptionRecord, value: str) -> None:
 
 
 def widget(key: str, value: str | int) -> None:
-    """Sets a widget: the URL decides what it shows."""
-    if st.session_state.get(key) != value:
+    """Sets a widget: the URL decides what it shows. On another page it is a new widget that begins at its default, although the session still
+    has the value of the one before."""
+    if _is_new_here(key) or st.session_state.get(key) != value:
         st.session_state[key] = value
+
+
+def begin() -> None:
+    """Before a page runs. Where the run before was cut off, the browser may have a widget without the value that it was given, and would tell its
+    default as if somebody had chosen it: all widgets are set again."""
+    if st.session_state.get("run cut off"):
+        st.session_state.pop("widgets of", None)
+    st.session_state["run cut off"] = True
+
+
+def end() -> None:
+    """After a page has run to its end."""
+    st.session_state["run cut off"] = False
+
+
+def _is_new_here(key: str) -> bool:
+    """Was no widget of that key set since the reader came to this page?"""
+    context = get_script_run_ctx()
+    page = context.page_script_hash if context else ""
+    if st.session_state.get("widgets of") != page:
+        st.session_state.update({"widgets of": page, "widgets set": set()})
+    known: set[str] = st.session_state["widgets set"]
+    is_new = key not in known
+    known.add(key)
+    return is_new
 
 
 def _keep(chosen: Experiment, write: bool) -> Experiment:
     st.session_state[WORDS] = chosen.words
     if write:
-        beside = {WITH: st.query_params[WITH]} if st.query_params.get(WITH) else {}
+        beside = {word: st.query_params[word] for word in (WITH, ROOM) if st.query_params.get(word)}
         st.query_params.from_dict(dict(parse_qsl(chosen.words, keep_blank_values=True)) | beside)
     return chosen
 
@@ -220,6 +278,12 @@ def model_record(name: str, catalogue: CatalogueResult) -> ModelRecord:
 
 
 def _check_source(asked: Experiment) -> None:
+    if jobs.client.default_client().settings.public:
+        raise RequestError(
+            "this server runs its own models only",
+            where=f"model={asked.model[:18]}…",
+            help="Choose one of them; readers' files work where fxscope runs without `--public`.",
+        )
     if jobs.client.default_client().source(asked.model.removeprefix("source/")) is None:
         raise RequestError(
             "the model's file is not kept on this machine",
@@ -272,4 +336,4 @@ def _check_number(name: str, value: str, minimum: int, maximum: int) -> None:
 def _nearest(word: str, known: list[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1)
     listed = ", ".join(known[:12]) + (" …" if len(known) > 12 else "")
-    return (f"Did you mean {near[0]}? " if near else "") + f"There is: {listed}."
+    return (f"Did you mean {near[0]}? " if near else "") + f"There is: {listed}" + ("" if len(known) > 12 else ".")

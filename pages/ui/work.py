@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TypeVar, cast
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 import jobs.client
 from graphs.errors import FxscopeError
@@ -17,9 +18,17 @@ from jobs.record import Catalogue, CatalogueResult, JobState, Progress, Request,
 from pages.ui import show
 
 BUSY = ("queued", "running")
+CLOCK_S = 5.0  # longer work shows for how long it has run
 PATIENCE_S = 0.6  # shorter work shows no progress bar
+QUIET_PATIENCE_S = 4.0  # what shows nothing while it waits, on a busy machine
 
 R = TypeVar("R")
+
+
+def reader() -> str:
+    """Who reads: this browser tab."""
+    context = get_script_run_ctx()
+    return context.session_id if context else ""
 
 
 def catalogue() -> CatalogueResult:
@@ -45,41 +54,53 @@ def answer(request: Request, slot: str, kind: type[R]) -> R:
             state = JobState("failed", problem=show.as_problem(error))
     if state.status in BUSY:
         _watch(job_id, slot)
-    elif state.problem:
-        show.problem(state.problem, cancelled=state.status == "cancelled")
-        st.button("Try again", key=f"again {slot}", on_click=_forget, args=(slot,), icon=":material/refresh:")
+    else:
+        _failed(state, slot)
     return _last_good(slot, kind)
+
+
+def so_far(request: Request, slot: str, kind: type[R]) -> R | None:
+    """What the worker has found up to now of a result that grows, under a progress bar; None before there is anything. For fragments that run
+    again and again until the result is kept."""
+    job_id = request_hash(request)
+    state = _started(request, job_id, slot)
+    if state.status in BUSY:
+        _bar(state, job_id, slot)
+        found = state.progress.so_far if state.progress else None
+        return found if isinstance(found, kind) else None
+    _failed(state, slot)
+    return None
 
 
 def quietly(request: Request, kind: type[R]) -> R | None:
     """The result of quick work; None while there is none, whatever the reason: somebody else on the page tells that."""
     client = jobs.client.default_client()
     try:
-        job_id = client.submit(request)
-        give_up = time.monotonic() + PATIENCE_S
-        while client.state(job_id).status in BUSY and time.monotonic() < give_up:
+        job_id = client.submit(request, reader=reader())
+        give_up = time.monotonic() + QUIET_PATIENCE_S
+        while client.state(job_id, reader()).status in BUSY and time.monotonic() < give_up:
             time.sleep(0.02)
-        return cast(R, client.result(job_id)) if client.state(job_id).status == "done" else None
+        return cast(R, client.result(job_id)) if client.state(job_id, reader()).status == "done" else None
     except FxscopeError:
         return None
 
 
 def was_answered(request: Request) -> bool:
     """Did the worker come to an end with it, by a result or an error of the reader's?"""
-    state = jobs.client.default_client().state(request_hash(request))
+    state = jobs.client.default_client().state(request_hash(request), reader())
     told = state.problem is not None and state.problem.kind in ("SourceError", "RequestError", "CaptureError")
     return state.status == "done" or (state.status == "failed" and told)
 
 
 def failed_with(request: Request, kinds: Sequence[str]) -> bool:
     """Did the worker come to an end with a problem of one of these kinds?"""
-    state = jobs.client.default_client().state(request_hash(request))
+    state = jobs.client.default_client().state(request_hash(request), reader())
     return state.status == "failed" and state.problem is not None and state.problem.kind in kinds
 
 
 def is_kept(request: Request) -> bool:
     """Is the result there already?"""
-    return jobs.client.default_client().state(request_hash(request)).status == "done"
+    return jobs.client.default_client().state(request_hash(request), reader()).status == "done"
 
 
 def is_asked(request: Request, slot: str) -> bool:
@@ -89,25 +110,28 @@ def is_asked(request: Request, slot: str) -> bool:
 
 def ask(request: Request, slot: str, fresh: bool = False) -> None:
     """Asks for work that is not begun without being asked; for callbacks."""
+    _forget(slot)
     st.session_state[f"asked {slot}"] = request_hash(request)
     try:
-        jobs.client.default_client().submit(request, fresh=fresh)
-    except FxscopeError:  # shown by the page, which asks again
-        _forget(slot)
+        jobs.client.default_client().submit(request, fresh=fresh, reader=reader())
+    except FxscopeError as error:
+        st.session_state[f"refused {slot}"] = show.as_problem(error)
 
 
 def _started(request: Request, job_id: str, slot: str) -> JobState:
     """Where the job stands, begun if need be. A job that failed under the reader's eyes is not begun again unasked."""
     client = jobs.client.default_client()
-    state = client.state(job_id)
+    if is_asked(request, slot) and (refused := st.session_state.get(f"refused {slot}")):
+        return JobState("failed", problem=refused)
+    state = client.state(job_id, reader())
     if state.status == "done" or (state.status not in BUSY and is_asked(request, slot)):
         return state
     try:
-        st.session_state[f"asked {slot}"] = client.submit(request)
+        st.session_state[f"asked {slot}"] = client.submit(request, reader=reader())
     except FxscopeError as error:
         return JobState("failed", problem=show.as_problem(error))
     give_up = time.monotonic() + PATIENCE_S
-    while (state := client.state(job_id)).status in BUSY and time.monotonic() < give_up:
+    while (state := client.state(job_id, reader())).status in BUSY and time.monotonic() < give_up:
         time.sleep(0.03)
     return state
 
@@ -115,13 +139,33 @@ def _started(request: Request, job_id: str, slot: str) -> JobState:
 @st.fragment(run_every=0.4)
 def _watch(job_id: str, slot: str) -> None:
     client = jobs.client.default_client()
-    state = client.state(job_id)
+    state = client.state(job_id, reader())
     if state.status not in BUSY:
         st.rerun()
+    _bar(state, job_id, slot)
+
+
+def _bar(state: JobState, job_id: str, slot: str) -> None:
     progress = state.progress or Progress("waiting", 0.0)
+    cancel = jobs.client.default_client().cancel
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.progress(min(1.0, max(0.0, progress.share)), text=f"{progress.text[:1].upper()}{progress.text[1:]} …")
-        st.button("Cancel", key=f"cancel {slot}", on_click=client.cancel, args=(job_id,), icon=":material/close:")
+        st.progress(min(1.0, max(0.0, progress.share)), text=_doing(progress, state))
+        st.button("Cancel", key=f"cancel {slot}", on_click=cancel, args=(job_id, reader()), icon=":material/close:")
+
+
+def _doing(progress: Progress, state: JobState) -> str:
+    """`Capturing the graph … 12 s of at most 300 s`: what stands still for long still ends."""
+    text = show.plain(f"{progress.text[:1].upper()}{progress.text[1:]} …")
+    if state.seconds < CLOCK_S:
+        return text
+    bound = f" of at most {state.limit_s:g} s" if state.seconds < state.limit_s else ""  # a cluster begins to count where the job is done
+    return f"{text} {state.seconds:.0f} s{bound}"
+
+
+def _failed(state: JobState, slot: str) -> None:
+    if state.problem:
+        show.problem(state.problem, cancelled=state.status == "cancelled")
+        st.button("Try again", key=f"again {slot}", on_click=_forget, args=(slot,), icon=":material/refresh:")
 
 
 def last_good(slot: str, kind: type[R]) -> R | None:
@@ -150,3 +194,4 @@ def _last_good(slot: str, kind: type[R]) -> R:
 
 def _forget(slot: str) -> None:
     st.session_state.pop(f"asked {slot}", None)
+    st.session_state.pop(f"refused {slot}", None)

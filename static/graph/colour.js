@@ -13,6 +13,12 @@ const count = (value) => {
   return `${Number(value.toPrecision(3))} `;
 };
 
+// Milliseconds in the unit that suits them, as the pages write them.
+const time = (value) => {
+  for (const [scale, unit] of [[1e3, "s"], [1, "ms"], [1e-3, "µs"]]) if (value >= scale) return `${Number((value / scale).toPrecision(3))} ${unit}`;
+  return `${Number((value * 1e6).toPrecision(3))} ns`;
+};
+
 export const COLOURINGS = {
   kind: { title: "kind" },
   phase: { title: "phase", column: (model, index) => model.phases[model.phase[index]] },
@@ -24,7 +30,8 @@ export const COLOURINGS = {
   flops: { title: "operations, counted", number: "flops", write: (value) => `${count(value)}FLOP` },
   intensity: { title: "operations per byte, counted", number: "intensity", write: (value) => `${count(value)}FLOP/B`, most: true },
   peak: { title: "memory held at the peak, counted", number: "peak", write: sizeText },
-  time: { title: "time, measured", number: "time", write: (value) => `${count(value)}ms` },
+  time: { title: "time, measured", number: "time", write: time },
+  predicted: { title: "time, predicted", number: "predicted", write: time },
 };
 
 export const hasValues = (model, name) => !COLOURINGS[name].number || Boolean(model.values[COLOURINGS[name].number]);

@@ -30,7 +30,7 @@ export function show({ parentElement, data, setStateValue }) {
   }
   view.report = (name, value) => setStateValue(name, value);
   named.set(data.pane, view);
-  frame.style.height = `${data.height}px`;
+  frame.style.height = typeof data.height === "number" ? `${data.height}px` : data.height;
   if (view.digest === data.digest) {
     if (view.session) view.session.repaint(); // the theme may have changed
     return;

@@ -45,6 +45,12 @@ export class Model {
     return same.length > 1 ? `${this.name[index]}@${this.first[index]}` : this.name[index];
   }
 
+  /** What a reader knows a node by: a parameter's or buffer's own name, `input 0`, and of all others the node's name. */
+  title(index) {
+    if (["parameter", "buffer"].includes(this.role[index])) return this.target[index];
+    return ["input", "seed"].includes(this.role[index]) ? this.label[index] : this.name[index];
+  }
+
   /** Is the node part of graph number `at`? */
   alive(index, at) {
     return this.first[index] <= at && at <= this.last[index];

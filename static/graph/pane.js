@@ -16,12 +16,6 @@ export class Pane {
     this.canvas = document.createElement("canvas");
     this.canvas.hidden = true;
     this.frame.append(this.canvas);
-    if (title) {
-      const label = document.createElement("div");
-      label.className = "side";
-      label.textContent = title;
-      this.frame.append(label);
-    }
     frame.append(this.frame);
     this.painters = { svg: new SvgPainter(this.svg), canvas: new CanvasPainter(this.canvas) };
     this.listen();

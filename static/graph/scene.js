@@ -158,7 +158,7 @@ export function liveEdges(model, numbers, step, side) {
 export function edgeText(model, numbers) {
   const tensors = [...new Set(numbers.map((number) => model.edges[number].from))];
   const bytes = tensors.reduce((sum, index) => sum + (model.values.bytes[index] || 0), 0);
-  const lines = tensors.slice(0, 8).map((index) => `${model.name[index]}  ${model.dtype[index]} ${model.shape[index]}`);
+  const lines = tensors.slice(0, 8).map((index) => `${model.title(index)}  ${model.dtype[index]} ${model.shape[index]}`);
   if (tensors.length > 8) lines.push(`and ${tensors.length - 8} more`);
   const reads = numbers.length > tensors.length ? `, read ${numbers.length} times` : "";
   return `${tensors.length} ${tensors.length === 1 ? "tensor" : "tensors"}, ${sizeText(bytes)}${reads}\n${lines.join("\n")}`;

@@ -43,6 +43,7 @@ export class View {
     frame.setAttribute("role", "application");
     frame.setAttribute("aria-label", "Graph. Press the question mark for the keys, o for an outline as text.");
     this.bar = make(frame, "div", { class: "bar" });
+    this.heads = make(frame, "div", { class: "heads" });
     this.stages = make(frame, "div", { class: "stages" });
     this.status = make(frame, "div", { class: "status", "aria-live": "polite" });
     this.legend = make(frame, "div", { class: "legend" });
@@ -68,7 +69,11 @@ export class View {
     this.session.told = (what) => this.told(what);
     this.stages.replaceChildren();
     this.sides = payload.steps.length > 1 ? ["before", "after"] : ["after"];
-    this.panes = this.sides.map((side) => new Pane(this.stages, this.session, side, this.sides.length > 1 ? this.titles[side === "before" ? 0 : 1] : ""));
+    const names = this.sides.length > 1 ? this.titles : [""];
+    this.panes = this.sides.map((side, at) => new Pane(this.stages, this.session, side, names[at]));
+    this.heads.replaceChildren();
+    this.heads.hidden = this.sides.length < 2;
+    for (const name of names) make(this.heads, "div", { class: "side" }, name);
     for (const pane of this.panes) pane.onPath = (index) => this.path(index);
     this.fillBar();
     this.map = new Minimap(this.stages, this.session, this.panes[this.panes.length - 1]);
@@ -306,7 +311,10 @@ export class View {
 
   /** At step 0 there is no before. */
   showSides() {
-    for (const pane of this.panes) pane.frame.hidden = pane.side === "before" && this.session.step === 0;
+    for (const [at, pane] of this.panes.entries()) {
+      pane.frame.hidden = pane.side === "before" && this.session.step === 0;
+      this.heads.children[at].hidden = pane.frame.hidden;
+    }
     if (!this.slider) return;
     this.slider.value = this.session.step;
     const [name, first] = [this.session.model.steps[this.session.step], this.session.model.steps[0] === "captured"];
@@ -325,7 +333,7 @@ export class View {
     for (let index = 0; index < model.count; index++) if (model.alive(index, step)) alive += 1;
     const drawn = scene.items.filter((item) => this.main.context.status.get(item).status !== "absent").length;
     const folded = [...tree.folded].filter((index) => model.alive(index, step)).length;
-    const chosen = session.selected ? `${session.selected.group ? session.scene.byId.get(session.selected.group)?.label || "group" : model.name[session.selected.index]} selected · ` : "";
+    const chosen = session.selected ? `${session.selected.group ? session.scene.byId.get(session.selected.group)?.label || "group" : model.title(session.selected.index)} selected · ` : "";
     this.status.textContent = `${chosen}${drawn.toLocaleString("en")} items shown of ${alive.toLocaleString("en")} nodes${folded ? `, ${folded.toLocaleString("en")} parameters and constants in their readers` : ""}`;
     this.showLegend(this.main.context.colouring.legend);
   }

@@ -19,6 +19,7 @@ from graphs.snapshot import snapshot
 from graphs.sources.base import ModelSource
 from optimizers.base import Match, Miss, Optimization
 from optimizers.catalog import catalog, parse_settings
+from optimizers.in_place import make_functional
 from optimizers.pipeline import Applied, apply_optimization, matches_and_misses
 from optimizers.record import Exactness, StepRecord
 from optimizers.verify import Judge
@@ -120,8 +121,8 @@ def in_a_row(
         return _settings(optimization, chance) if settings is None else dict(settings)
 
     order = [each for _ in range(rounds) for each in chance.sample(fitting, len(fitting))]
-    # Behind what writes in place little else is found, and behind an approximation others are judged less strictly.
-    for optimization in sorted(order, key=lambda each: (each.in_place, each.exactness == "approximate")):
+    # Behind an approximation others are judged less strictly.
+    for optimization in sorted(order, key=lambda each: each.exactness == "approximate"):
         result, broken = _step(current, graph, optimization, chosen(optimization), judge, start)
         found += [Violation(program.mode, optimization.name, promise, tuple(done)) for promise in broken]
         if broken:
@@ -156,9 +157,13 @@ def _step(
     before = _written(program.gm)
     try:
         parameters, _ = parse_settings(optimization, settings)
-        matches, misses = matches_and_misses(program, optimization, parameters)
+        looked_at = program.clone()
+        if not optimization.in_place:
+            make_functional(looked_at.gm)
+        seen = _written(looked_at.gm)
+        matches, misses = matches_and_misses(looked_at, optimization, parameters)
         finds = [*matches, *misses]
-        if _written(program.gm) != before:
+        if _written(looked_at.gm) != seen:
             return None, ["find changed the graph"]
         if not any(isinstance(each, Match) for each in finds):
             return None, _without_reason(finds)

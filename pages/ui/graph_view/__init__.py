@@ -41,7 +41,8 @@ def graph_view(
     diffs: Sequence[Diff] = (),
     places: Sequence[str] = (),
     measured_ms: Mapping[str, float] | None = None,
-    height: int = 600,
+    predicted_ms: Mapping[str, float] | None = None,
+    height: int | str = 600,
     look: Mapping[str, Any] | None = None,
     titles: tuple[str, str] = ("Before", "After"),
     on_select: Callable[[], None] = lambda: None,
@@ -55,18 +56,20 @@ def graph_view(
     Args:
         pane: tells several pictures on one page apart.
         places: nodes of the last graph to mark.
-        measured_ms: time of each node of the last graph, to colour by.
+        height: pixels, or a length of CSS such as `calc(100vh - 10rem)`.
+        measured_ms, predicted_ms: time of each node of the last graph, to colour by.
         look: where a link wants the picture to begin: step, open groups, camera, colour, selected node.
         titles: what the two sides are called.
         on_select, on_step, on_pick: called before the rerun that follows a click, a step, or a node that is to be chosen beside others
             (`picked`: {name, count}); the state is in `st.session_state[pane]`.
     """
-    digest, content = _picture(graphs, tuple(steps), diffs, tuple(places), measured_ms or {})
+    digest, content = _picture(graphs, tuple(steps), diffs, tuple(places), measured_ms or {}, predicted_ms or {})
     data = {"pane": pane, "height": height, "digest": digest, "look": dict(look or {}), "titles": list(titles)}
     default = {"selected": None, "step": len(graphs) - 1, "look": "", "picked": None}
     changes = {"on_picked_change": on_pick, "on_selected_change": on_select, "on_step_change": on_step, "on_look_change": lambda: None}
-    state = _component("graph-view", "show")(key=pane, data=data, height=height, default=default, **changes)
-    _component("graph-data", "keep")(key=f"{pane}-data", data=content, height=1)
+    taken = height if isinstance(height, int) else "content"
+    state = _component("graph-view", "show")(key=pane, data=data, height=taken, default=default, **changes)
+    _component("graph-data", "keep")(key=f"{pane}-unseen-data", data=content, height=1)
     current = digest in (state.get("look") or "")  # a look at an earlier picture says nothing about this one
     return {"selected": state.get("selected"), "step": state.get("step"), "look": state["look"] if current else "", "digest": digest}
 
@@ -75,7 +78,7 @@ def wish(pane: str, digest: str, turn: int, name: str = "", step: int | None = N
     """Asks the picture of that digest to go to a step, and to bring a node to the middle and select it, or to find what a query
     describes. Each new wish has a new `turn`. Nodes of the names in `chosen` are marked at any time."""
     data = {"pane": pane, "of": digest, "turn": turn, "name": name, "step": step, "find": find, "chosen": list(chosen)}
-    _component("graph-wish", "wish")(key=f"{pane}-wish", data=data, height=1)
+    _component("graph-wish", "wish")(key=f"{pane}-unseen-wish", data=data, height=1)
 
 
 def _picture(
@@ -84,11 +87,21 @@ def _picture(
     diffs: Sequence[Diff],
     places: tuple[str, ...],
     measured_ms: Mapping[str, float],
+    predicted_ms: Mapping[str, float],
 ) -> tuple[str, bytes]:
     """The digest and the compressed payload; computed once while the same records are shown."""
-    key = repr(([id(graph) for graph in graphs], [graph.totals for graph in graphs], steps, places, sum(measured_ms.values())))
+    key = repr(
+        (
+            [id(graph) for graph in graphs],
+            [graph.totals for graph in graphs],
+            steps,
+            places,
+            sum(measured_ms.values()),
+            sum(predicted_ms.values()),
+        )
+    )
     if key not in _pictures:
-        payload = payload_of(graphs, steps, diffs, places, measured_ms)
+        payload = payload_of(graphs, steps, diffs, places, measured_ms, predicted_ms)
         _pictures[key] = (payload["digest"], gzip.compress(msgspec.json.encode(payload), 6, mtime=0))
     _pictures.move_to_end(key)
     while len(_pictures) > KEPT_PICTURES:
@@ -102,9 +115,10 @@ def payload_of(
     diffs: Sequence[Diff] = (),
     places: Sequence[str] = (),
     measured_ms: Mapping[str, float] | None = None,
+    predicted_ms: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """What the browser gets, with its digest."""
-    payload = picture(graphs, steps, diffs, places, measured_ms)
+    payload = picture(graphs, steps, diffs, places, measured_ms, predicted_ms)
     return {**payload, "digest": hashlib.sha256(msgspec.json.encode(payload)).hexdigest()[:20]}
 
 

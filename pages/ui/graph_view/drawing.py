@@ -37,6 +37,7 @@ def picture(
     diffs: Sequence[Diff] = (),
     places: Collection[str] = (),
     measured_ms: Mapping[str, float] | None = None,
+    predicted_ms: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """The payload of the graph view.
 
@@ -45,7 +46,7 @@ def picture(
         steps: what each graph is called.
         diffs: of graph `k` against graph `k + 1`.
         places: nodes of the last graph to mark.
-        measured_ms: time of each node of the last graph, where it was measured.
+        measured_ms, predicted_ms: time of each node of the last graph, where it was measured or predicted.
     """
     nodes, lookup = _union(graphs)
     by_name = [graph.by_name() for graph in graphs]
@@ -75,7 +76,7 @@ def picture(
         "phases": phases,
         "nodes": columns,
         "edges": _edges(graphs, lookup),
-        "values": _values(graphs, nodes, lookup, measured_ms or {}),
+        "values": _values(graphs, nodes, lookup, {"time": measured_ms or {}, "predicted": predicted_ms or {}}),
         "outputs": [
             [lookup[at][name] for name in graph.outputs if by_name[at][name].op == "call_function"] for at, graph in enumerate(graphs)
         ],
@@ -171,7 +172,10 @@ def _fused(old: Mapping[str, NodeRecord], new: Mapping[str, NodeRecord], found: 
 
 
 def _values(
-    graphs: Sequence[GraphSnapshot], nodes: Sequence[UnionNode], lookup: Sequence[Mapping[str, int]], measured_ms: Mapping[str, float]
+    graphs: Sequence[GraphSnapshot],
+    nodes: Sequence[UnionNode],
+    lookup: Sequence[Mapping[str, int]],
+    times: Mapping[str, Mapping[str, float]],
 ) -> dict[str, list[float | None]]:
     """Numbers to colour by; None where a node carries none."""
     peak: list[float | None] = [None] * len(nodes)
@@ -188,8 +192,9 @@ def _values(
         "intensity": [node.cost.flops / node.cost.bytes_moved if node and node.cost.bytes_moved else None for node in known],
         "peak": peak,
     }
-    if measured_ms:
-        values["time"] = [measured_ms.get(one.node.name) if one.last == len(graphs) - 1 else None for one in nodes]
+    for name, taken in times.items():
+        if taken:
+            values[name] = [taken.get(one.node.name) if one.last == len(graphs) - 1 else None for one in nodes]
     return values
 
 

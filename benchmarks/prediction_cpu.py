@@ -1,0 +1,168 @@
+"""This machine: measured times of models, of their nodes, and of pipelines, for calibrating and judging predictions.
+
+One thread, and the clock is the processor time of the process: other programs share the machine, and what they take of the cores is not the model's time
+(what they take of caches and memory bandwidth is in the figures). Runs of all models take turns; what is kept is the median of the better half.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import fx
+
+from benchmarks.prediction_kernels import kernel_programs
+from graphs import collector
+from graphs.capture import capture
+from graphs.kernels import compile_ahead
+from graphs.program import Program
+from graphs.record import GraphSnapshot
+from graphs.snapshot import snapshot
+from graphs.sources.hugging_face import config_source
+from graphs.sources.zoo import zoo_source
+from optimizers.pipeline import apply
+from profiler.allocator import freed_memory_kept
+
+ROUNDS, NODE_RUNS, WARM_UPS = 12, 8, 2
+MODELS: Mapping[str, tuple[str, dict[str, str]]] = {
+    "mlp": ("mlp", {"batch": "256", "depth": "6", "width": "768"}),
+    "lstm": ("lstm", {"batch": "32", "seq": "16", "width": "256"}),
+    "moe": ("moe", {"batch": "4", "seq": "128", "width": "256"}),
+    "attention": ("attention", {"batch": "4", "seq": "512", "width": "256"}),
+    "resnet18": ("resnet18", {"batch": "4", "image": "96"}),
+    "resnet50": ("resnet50", {"batch": "4", "image": "64"}),
+    "gpt2": ("gpt2", {"batch": "2", "seq": "128", "layers": "3", "width": "384", "heads": "6", "vocab": "8000"}),
+    "llama": ("llama", {"batch": "2", "seq": "128", "layers": "3", "vocab": "8000"}),
+    "bert": ("bert", {"batch": "2", "seq": "128", "layers": "3", "width": "512", "heads": "8", "vocab": "8000", "dropout": "0.1"}),
+    "vit": ("vit", {"batch": "2", "layers": "3", "width": "384", "heads": "6"}),
+    "unet": ("unet", {"batch": "2", "image": "96"}),
+}
+# Attention and GELU written out, so that there is something to fuse.
+RANKED: Mapping[str, dict[str, Any]] = {
+    "gpt2": {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 256, "n_head": 4, "vocab_size": 4000, "n_positions": 512},
+    "bert": {"model_type": "bert", "architectures": ["BertForMaskedLM"], "hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4,
+             "vocab_size": 4000, "hidden_act": "gelu_new"},
+}  # fmt: skip
+PIPELINES: Mapping[str, tuple[tuple[str, dict[str, str]], ...]] = {
+    "as captured": (),
+    "fuse-attention": (("fuse-attention", {}),),
+    "fuse-gelu": (("fuse-gelu", {}),),
+    "fuse-gelu, fuse-attention": (("fuse-gelu", {}), ("fuse-attention", {})),
+    "recompute-activations": (("recompute-activations", {}),),
+    "recompute-light-work": (("recompute-light-work", {}),),
+    "fuse-gelu, recompute-activations": (("fuse-gelu", {}), ("recompute-activations", {})),
+    "accumulate-gradients": (("accumulate-gradients", {}),),
+    "chunk-mlp": (("chunk-mlp", {}),),
+    "fuse-loops": (("fuse-loops", {}),),
+    "fuse-attention, fuse-loops": (("fuse-attention", {}), ("fuse-loops", {})),
+    "fuse-gelu, fuse-attention, fuse-loops": (("fuse-gelu", {}), ("fuse-attention", {}), ("fuse-loops", {})),
+    "recompute-light-work, fuse-loops": (("recompute-light-work", {}), ("fuse-loops", {})),
+}
+
+
+class Case(msgspec.Struct, frozen=True):
+    """One graph and what was measured of it: seconds of the whole and of each node."""
+
+    model: str
+    variant: str
+    graph: GraphSnapshot
+    seconds: float
+    nodes: dict[str, float]
+
+
+def model_cases(wanted: Sequence[str] = tuple(MODELS)) -> list[Case]:
+    """Every model in both modes, and small modules as they are and with compiled loops, measured."""
+    programs = {
+        (name, mode): capture(zoo_source(*MODELS[name]), mode, "cpu").program for name in wanted for mode in ("inference", "training")
+    }
+    return measured(programs | kernel_programs())
+
+
+def pipeline_cases(model: str) -> list[Case]:
+    """One model's training graph after each of the pipelines that find a place in it, measured."""
+    source = config_source(json.dumps(RANKED[model]), model, {"batch": "4", "seq": "256", "layers": "2", "attention": "eager"}, "training")
+    program = capture(source, "training", "cpu").program
+    before = snapshot(program)
+    programs, seen = {}, set[str]()
+    for name, steps in PIPELINES.items():
+        now, graph = program, before
+        for step, settings in steps:
+            applied = apply(now, graph, step, settings)
+            now, graph = applied.program, applied.snapshot
+        if graph.digest() not in seen:
+            programs[model, name] = now
+        seen.add(graph.digest())
+    return measured(programs, nodes=False)
+
+
+def measured(programs: Mapping[tuple[str, str], Program], nodes: bool = True) -> list[Case]:
+    """Whole graphs in turns, then where asked for their nodes, one graph after another."""
+    torch.set_num_threads(1)
+    runs, inputs = {}, {}
+    for key, program in programs.items():
+        inputs[key] = program.materialize(0)
+        runs[key] = _whole(program, inputs[key])
+    whole: dict[tuple[str, str], list[float]] = defaultdict(list)
+    gc.collect()
+    with freed_memory_kept(), collector.paused(), torch.no_grad():
+        for _ in range(WARM_UPS):
+            for run in runs.values():
+                run()
+        order = list(runs)
+        for seed in range(ROUNDS):
+            for index in np.random.default_rng(seed).permutation(len(order)):
+                whole[order[index]].append(_seconds(runs[order[index]]))
+        apart = {key: _node_seconds(program, inputs[key]) if nodes else {} for key, program in programs.items()}
+    return [Case(*key, snapshot(program), typical(whole[key]), apart[key]) for key, program in programs.items()]
+
+
+def typical(times: Sequence[float]) -> float:
+    """Median of the better half: another program can only make a run slower."""
+    return float(np.median(np.sort(times)[: (len(times) + 1) // 2]))
+
+
+def _whole(program: Program, inputs: Sequence[Any]) -> Callable[[], None]:
+    compile_ahead(program.gm)
+    program.gm.recompile()
+
+    def run() -> None:
+        torch.manual_seed(0)
+        program.gm(*inputs)
+
+    return run
+
+
+def _seconds(run: Callable[[], None]) -> float:
+    start = time.process_time_ns()
+    run()
+    return (time.process_time_ns() - start) / 1e9
+
+
+def _node_seconds(program: Program, inputs: Sequence[Any]) -> dict[str, float]:
+    found: dict[str, list[float]] = defaultdict(list)
+    for _ in range(NODE_RUNS):
+        torch.manual_seed(0)
+        _ProcessorTimer(program.gm, found).run(*inputs)
+    return {name: typical(times[1:]) for name, times in found.items()}
+
+
+class _ProcessorTimer(fx.Interpreter):
+    """Keeps the processor time of each operator: the profiler's own timer reads the wall clock, which counts other programs too."""
+
+    def __init__(self, gm: fx.GraphModule, found: dict[str, list[float]]) -> None:
+        super().__init__(gm)
+        self.found = found
+
+    def run_node(self, n: fx.Node) -> Any:
+        start = time.process_time_ns()
+        value = super().run_node(n)
+        if n.op == "call_function":
+            self.found[n.name].append((time.process_time_ns() - start) / 1e9)
+        return value

@@ -1,0 +1,1 @@
+"""A graph as plain Python: functions that need nothing but torch."""

@@ -1,0 +1,1 @@
+"""A session as files that live without fxscope: Python, a notebook, tables."""

@@ -1,0 +1,1 @@
+"""What is taught: lessons as files, and how they are read and bound to records. Without torch and without Streamlit."""

@@ -1,0 +1,53 @@
+"""Predict
+
+What would this graph do on another device? Its operations and bytes are counted; how fast a device does them stands in its data sheet, and how much of
+that is reached was fitted to measurements. Nothing on this page ran anywhere: every time here is predicted.
+"""
+
+import streamlit as st
+
+from jobs.record import CeilingsResult, MeasureCeilings, Optimize, OptimizeResult, Predict, PredictResult
+from pages.ui import choose, predicted, show, state, work
+from profiler.prediction_record import Ceilings
+
+CEILINGS, SLOT, CHOSEN = "ceilings", "predict", "device predicted for"
+
+
+def main() -> None:
+    show.opening(__doc__)
+    with show.problems():
+        catalogue = work.catalogue()
+        experiment = state.experiment(catalogue)
+        choose.experiment(catalogue, experiment)
+        here = this_machine()
+        found = work.answer(Optimize(experiment.words), "optimize", OptimizeResult)
+        show.nothing_to_count(found.report)
+        answer = work.answer(Predict(experiment.words, here, st.session_state.get(CHOSEN, "")), SLOT, PredictResult)
+        if not answer.devices:
+            st.info("No device of the table has a rate for the dtypes of this graph.", icon=":material/memory:")
+            return
+        predicted.side_by_side(answer, [step.words for step in found.steps], CHOSEN)
+        if answer.chosen is None:
+            st.info("Choose a device, by its bar or its row, to see where its time would go, node by node.", icon=":material/touch_app:")
+        else:
+            predicted.nodes(found.graphs[-1], answer.chosen)
+
+
+def this_machine() -> Ceilings | None:
+    """The ceilings of this machine, where they were measured, and the button that measures them."""
+    request = MeasureCeilings()
+    known = work.is_kept(request)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.button(
+            "Measure this machine's ceilings again" if known else "Measure this machine's ceilings",
+            icon=":material/speed:", on_click=work.ask, args=(request, CEILINGS, known),
+            help="Matmul rate per dtype, copy bandwidth, time of a launch: about ten seconds. Then this machine stands among the devices.",
+        )  # fmt: skip
+    if not known and not work.is_asked(request, CEILINGS):
+        return None
+    found = work.answer(request, CEILINGS, CeilingsResult)
+    st.caption(predicted.ceilings_in_words(found.ceilings))
+    return found.ceilings
+
+
+main()

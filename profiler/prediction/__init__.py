@@ -1,0 +1,1 @@
+"""Counted cost × a device = predicted time and memory."""

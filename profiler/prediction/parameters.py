@@ -1,0 +1,130 @@
+"""What is fitted of an efficiency model, for GPUs and for CPUs: which numbers, where they start, and the model that they make.
+
+Few numbers, each with a meaning, so that a model fitted on some devices holds for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from profiler.prediction.calibrate import Parameter
+from profiler.prediction_record import (
+    ATTENTION,
+    CONVOLUTION,
+    CONVOLUTION_BACKWARD,
+    COPY,
+    ELEMENTWISE,
+    GATHER,
+    KERNEL,
+    KERNEL_FUNCTIONS,
+    MATMUL,
+    RANDOM,
+    ROWS,
+    SOFTMAX,
+    TRANSCENDENTAL,
+    ClassEfficiency,
+    EfficiencyModel,
+)
+
+# Every generation that was measured has its own share, drawn towards what all have in common; a generation that was not measured is given the common one.
+GENERATIONS = ("pascal", "volta", "ampere")
+APART = 0.2  # of a logarithm: how far generations are believed to lie apart
+GPU = {
+    "matmul": Parameter(0.95, 0.1),
+    "depth": Parameter(40, 0.7),
+    "elementwise": Parameter(0.85, 0.1),
+    "rows": Parameter(0.8, 0.2),
+    "picojoule": Parameter(15, 0.3),
+    "picojoule_pascal": Parameter(25, 0.5),
+    **dict.fromkeys(GENERATIONS, Parameter(1.0, APART)),
+}
+# Assumed, not fitted. Four schedulers of 32 lanes each (Ada, Hopper) issue one multiply-add every cycle, so that every load and address takes the slot of one; a register tile of
+# 8 × 8 needs about one such instruction for four multiply-adds. Chips with 16 lanes to a scheduler have every second slot free.
+WIDE_ISSUE = 0.78
+FOUR_NM, SEVEN_NM, TWELVE_NM = 4, 7, 12  # nominal process lengths; energy per operation is taken as proportional
+KERNEL_S = 3e-6  # of a GPU's kernel from start to end with nothing to do
+CALL_S = 5e-6  # of a host for one operator of eager PyTorch
+GPU_ORIGIN = (
+    "Least squares on the logarithm of published whole-model latencies (NeuSight, MIT licence): float32, eager PyTorch, V100, A100, P100, T4, P4. "
+    "Assumed, not fitted: small tiles, cache, kernel and call times; for Ada and Hopper the share of multiply-adds among issued instructions, and energy per operation in proportion to the "
+    "nominal process length. Rates of tensor cores were not measured: the share of float32 is taken."
+)
+
+
+def gpu_model(values: Mapping[str, float]) -> EfficiencyModel:
+    """Values of the parameters GPU -> the model of eager PyTorch on GPUs."""
+    x = {name: parameter.start for name, parameter in GPU.items()} | dict(values)
+    moves = ClassEfficiency(1.0, x["elementwise"], KERNEL_S)
+    rows = ClassEfficiency(1.0, x["rows"], KERNEL_S)
+    multiplies = ClassEfficiency(x["matmul"], 0.8, KERNEL_S)
+    copies = ClassEfficiency(1.0, 0.75, KERNEL_S)
+    turing = x["picojoule"]
+    return EfficiencyModel(
+        name="eager PyTorch on a GPU",
+        classes={
+            MATMUL: multiplies, CONVOLUTION: multiplies, CONVOLUTION_BACKWARD: multiplies, ATTENTION: multiplies, ELEMENTWISE: moves, TRANSCENDENTAL: moves, RANDOM: moves, ROWS: rows, SOFTMAX: rows,
+            COPY: copies, GATHER: copies, KERNEL: moves, KERNEL_FUNCTIONS: moves,
+        },
+        depth=x["depth"],
+        tile=128,
+        small_tile=0.8,
+        cache_share=0.5,
+        cache_bandwidth=1.0,
+        cache_bytes_per_cycle=32.0,
+        call_s=CALL_S,
+        asynchronous=True,
+        picojoule={
+            "pascal": x["picojoule_pascal"], "volta": turing, "turing": turing, "ampere": turing * SEVEN_NM / TWELVE_NM,
+            "ada": turing * FOUR_NM / TWELVE_NM, "hopper": turing * FOUR_NM / TWELVE_NM,
+        },
+        architecture={"pascal": x["pascal"], "volta": x["volta"], "turing": x["volta"], "ampere": x["ampere"], "ada": WIDE_ISSUE, "hopper": WIDE_ISSUE},
+        spill=1.0,
+        operators={},
+        fitted=tuple(GPU),
+        origin=GPU_ORIGIN,
+    )  # fmt: skip
+
+
+_SHARES = {MATMUL: (0.9, 0.7), CONVOLUTION: (0.6, 0.3), CONVOLUTION_BACKWARD: (0.5, 0.3), ATTENTION: (0.5, 0.7), ELEMENTWISE: (0.2, 0.8), TRANSCENDENTAL: (0.02, 0.8), ROWS: (0.1, 0.6), SOFTMAX: (0.05, 0.6),
+           COPY: (1.0, 0.6), GATHER: (0.05, 0.4), RANDOM: (0.005, 0.6), KERNEL: (0.2, 0.8), KERNEL_FUNCTIONS: (0.05, 0.8)}  # fmt: skip
+CPU = {
+    **{f"{kind}_compute": Parameter(share, 0.5) for kind, (share, _) in _SHARES.items() if kind not in (COPY, GATHER)},
+    **{f"{kind}_bandwidth": Parameter(share, 0.3) for kind, (_, share) in _SHARES.items()},
+    "depth": Parameter(8, 0.7),
+    "fixed_us": Parameter(3, 0.2),
+    "convolution_fixed_us": Parameter(20, 0.5),
+    "kernel_fixed_us": Parameter(20, 0.7),
+    "call_us": Parameter(1.5, 0.15),
+    "spill": Parameter(2.0, 0.7),
+}
+CPU_ORIGIN = (
+    "Least squares on the logarithm of measured times of nodes and whole graphs, against the ceilings measured in the same session."
+)
+
+
+def cpu_model(values: Mapping[str, float]) -> EfficiencyModel:
+    """Values of the parameters CPU -> the model of eager PyTorch on a CPU, where host and device are one."""
+    x = {name: parameter.start for name, parameter in CPU.items()} | dict(values)
+    fixed = dict.fromkeys(_SHARES, x["fixed_us"] * 1e-6) | dict.fromkeys(
+        (CONVOLUTION, CONVOLUTION_BACKWARD), x["convolution_fixed_us"] * 1e-6
+    )
+    fixed |= dict.fromkeys((KERNEL, KERNEL_FUNCTIONS), x["kernel_fixed_us"] * 1e-6)
+    classes = {kind: ClassEfficiency(x.get(f"{kind}_compute", 1.0), x[f"{kind}_bandwidth"], fixed[kind]) for kind in _SHARES}
+    return EfficiencyModel(
+        name="eager PyTorch on a CPU",
+        classes=classes,
+        depth=x["depth"],
+        tile=16,
+        small_tile=0.9,
+        cache_share=0.5,
+        cache_bandwidth=0.6,
+        cache_bytes_per_cycle=16.0,
+        call_s=x["call_us"] * 1e-6,
+        asynchronous=False,
+        picojoule={},
+        architecture={},
+        spill=x["spill"],
+        operators={},
+        fitted=tuple(CPU),
+        origin=CPU_ORIGIN,
+    )

@@ -1,0 +1,1 @@
+print(repr(TOLD), flush=True)

@@ -1,0 +1,36 @@
+"""Ceilings of this machine: what is measured is a rate, and a sheet can be made of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from profiler import ceilings
+from profiler.calibrations import calibration
+from profiler.ceilings import ceiling, local_sheet, measure_ceilings
+from profiler.prediction.time import kernel_seconds
+from profiler.prediction_record import ELEMENTWISE, Work
+
+
+def test_a_disturbed_round_does_not_lower_a_ceiling() -> None:
+    found = ceiling([10, 10.2, 9.9, 10.1, 3, 2.5])
+    assert found.value == pytest.approx(10.1)
+    assert found.spread < 0.03
+    assert found.rounds == 6
+
+
+def test_the_ceilings_of_this_processor_make_a_sheet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceilings, "FEWEST_ROUNDS", 2)
+    found = measure_ceilings("cpu", budget_s=0.1)
+    assert found.flops["float32"].value > 1e9
+    assert found.bandwidth.value > 1e8
+    assert 0 < found.launch_s.value < 1e-3
+    device = local_sheet(found)
+    assert device.measured
+    assert device.memory_bytes > 1 << 28
+    assert device.flops["float32"] == device.vector_flops == found.flops["float32"].value
+    moved = [size for size, _ in device.copies]
+    assert moved == sorted(moved)
+    assert len(moved) == len(found.copies) > 4
+    assert all(rate > 1e8 for _, rate in device.copies)
+    seconds, _ = kernel_seconds(Work(ELEMENTWISE, "float32", 1 << 20, 4 << 20, 4 << 20, 1), device, calibration("cpu"))
+    assert seconds > (8 << 20) / max(device.bandwidth, device.cache_bandwidth)
