@@ -19,6 +19,7 @@ from __future__ import annotations
 import unicodedata
 
 LONGEST = 1000  # characters of one part of an error
+LONGEST_NAME, ENDING = 120, 20  # of files
 UNSHOWN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # what steers a terminal, turns text around, breaks lines, or is half a character
 
 
@@ -30,6 +31,11 @@ def readable(text: str) -> str:
     return "".join(
         " " if sign in "\n\t" else "\N{REPLACEMENT CHARACTER}" if unicodedata.category(sign) in UNSHOWN else sign for sign in text
     )
+
+
+def readable_name(name: str) -> str:
+    """The same of a file's name, which is shorter and keeps its ending: that says what kind of file it is."""
+    return readable(name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - ENDING - 1]}…{name[-ENDING:]}")
 
 
 class FxscopeError(Exception):

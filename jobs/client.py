@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from graphs import errors
-from graphs.errors import BusyError, FxscopeError, JobError, RequestError, SourceError, readable
+from graphs.errors import BusyError, FxscopeError, JobError, RequestError, SourceError, readable_name
 from graphs.sources.kinds import kept_part
 from jobs.assignments import Assignments
 from jobs.birth import warm
@@ -241,7 +241,7 @@ class Client:
             SourceError: it is of an unknown kind, or larger than a model's file can sensibly be, or this reader brought too much,
                 or nothing may be brought here.
         """
-        return self._keep(KeptSource(readable(name), kept_part(name, content)), reader, "model")
+        return self._keep(KeptSource(readable_name(name), kept_part(name, content)), reader, "model")
 
     def keep_recording(self, content: bytes, name: str, reader: str = "") -> str:
         """Keeps a trace or a memory snapshot and returns its hash, for `OpenRecording`.
@@ -250,7 +250,7 @@ class Client:
             SourceError: as for a model's file.
         """
         refuse_other_files(name, len(content))
-        return self._keep(KeptSource(readable(name), content), reader, "recording")
+        return self._keep(KeptSource(readable_name(name), content), reader, "recording")
 
     def _keep(self, source: KeptSource, reader: str, kind: SourceKind) -> str:
         if self.settings.public:

@@ -7,7 +7,7 @@ leads_to: fuse-attention, fuse-loops
 cases: A11
 ---
 ## Title of a screen
-Text with {{launches(found.before)}} in it.
+Text with {{launches(found.before)}} in it. {{on_page("Click a node.")}}     (what a file that was saved has no place for)
 
 ```experiment
 model=zoo/mlp&mode=training     (or a formula: x*x at x=3; or numbers: M=64, N=32)

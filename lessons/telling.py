@@ -13,13 +13,16 @@ LIST = re.compile(r"^(\d+)\.(?=\s|$)", re.MULTILINE)  # a computed number that b
 PLACE = re.compile(r"\{\{(.+?)\}\}", re.DOTALL)
 
 
-def text(lesson: Lesson, screen: Screen, found: What | None, markdown: str) -> str:
+def text(lesson: Lesson, screen: Screen, found: What | None, markdown: str, live: bool = True) -> str:
     """Markdown with what stands in double braces computed.
+
+    Args:
+        live: what is said `on_page` is said too; a file has nothing to press.
 
     Raises:
         SourceError: something in braces cannot be computed; says where.
     """
-    names: dict[str, Any] = {**vocabulary.WORDS, **screen.code, "found": found}
+    names: dict[str, Any] = {**vocabulary.WORDS, **screen.code, "found": found, "on_page": lambda said: said if live else ""}
 
     def computed(match: re.Match[str]) -> str:
         try:

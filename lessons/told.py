@@ -66,7 +66,7 @@ def without(screen: Screen, why: str) -> Told:
 
 def _all(lesson: Lesson, screen: Screen, found: What | None, why: str) -> Told:
     def write(markdown: str) -> str:
-        return telling.text(lesson, screen, found, markdown)
+        return telling.text(lesson, screen, found, markdown, live=False)
 
     text, after, beside = write(screen.text), write(screen.after), write(screen.beside)
     if screen.question is None or found is None:

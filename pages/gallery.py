@@ -39,19 +39,32 @@ def waiting(entries: Sequence[Entry]) -> None:
     client = jobs.client.default_client()
     for entry in entries:
         request = asked_of(entry)
-        state = client.state(request_hash(request), work.reader())
-        asked = f"picture {request_hash(request)}"
-        if state.status == "done":
+        status = client.state(request_hash(request), work.reader()).status
+        if status in work.BUSY:
+            return
+        if status == "done" or is_asked(request):
             st.rerun()
-        if state.status in work.BUSY:
-            return
-        if not st.session_state.get(asked):
-            st.session_state[asked] = True
-            try:
-                client.submit(request, reader=work.reader())
-            except FxscopeError:  # the card stays without a picture; opening it says why
-                continue
-            return
+        st.session_state[_slot(request)] = True
+        try:
+            client.submit(request, reader=work.reader())
+        except FxscopeError:  # its card says so when the page is drawn again
+            continue
+        return
+
+
+def _slot(request: Explore | Optimize) -> str:
+    return f"picture {request_hash(request)}"
+
+
+def is_asked(request: Explore | Optimize) -> bool:
+    """Was its picture asked for in this tab?"""
+    return bool(st.session_state.get(_slot(request)))
+
+
+def came_to_nothing(request: Explore | Optimize) -> bool:
+    """Was its picture asked for in this tab, and is neither there nor on its way?"""
+    status = jobs.client.default_client().state(request_hash(request), work.reader()).status
+    return is_asked(request) and status != "done" and status not in work.BUSY
 
 
 def asked_of(entry: Entry) -> Explore | Optimize:
@@ -64,18 +77,21 @@ def shelf(title: str, entries: Sequence[Entry]) -> None:
     """Cards in rows."""
     st.subheader(title, anchor=False)
     missing = [entry for entry in entries if not work.is_kept(asked_of(entry))]
+    hopeless = [entry for entry in missing if came_to_nothing(asked_of(entry))]
     for first in range(0, len(entries), ACROSS):
         for column, entry in zip(st.columns(ACROSS), entries[first : first + ACROSS], strict=False):
             with column.container(border=True, height="stretch"):
-                card(entry, entry in missing)
-    if missing:
-        waiting(missing)
+                card(entry, entry in missing, entry in hopeless)
+    if expected := [entry for entry in missing if entry not in hopeless]:
+        waiting(expected)
 
 
-def card(entry: Entry, missing: bool) -> None:
+def card(entry: Entry, missing: bool, hopeless: bool) -> None:
     picture, changes = ("", "") if missing else known(asked_of(entry))
     if picture:
         st.image(picture, width="stretch")
+    elif hopeless:
+        st.caption(":material/image_not_supported: No picture: the experiment did not run. Open it to see why, or reload the page to try again.")
     else:
         st.caption(":material/hourglass_empty: The picture is being drawn.")
     st.markdown(f"**{entry.title}**")

@@ -21,7 +21,7 @@ def main() -> None:
             return
         lesson, place = asked
         screen = lesson.screens[min(place.screen, len(lesson.screens) - 1)]
-        heading(lesson, place)
+        heading(lesson, screen, place)
         one_screen(lesson, screen, place)
 
 
@@ -53,7 +53,7 @@ def overview() -> None:
             right.button("Open", key=f"open {lesson.name}", on_click=lesson_place.begin, args=(lesson.name,), width="stretch")
 
 
-def heading(lesson: Lesson, place: lesson_place.Place) -> None:
+def heading(lesson: Lesson, screen: Screen, place: lesson_place.Place) -> None:
     """Where the reader is, and the model that the lesson speaks of."""
     if present.is_on():
         present.stage()
@@ -64,7 +64,7 @@ def heading(lesson: Lesson, place: lesson_place.Place) -> None:
         st.caption(f"Screen {place.screen + 1} of {len(lesson.screens)}")
     with st.sidebar:
         present.start_button()
-        lesson_parts.choose_model(place, work.catalogue())
+        lesson_parts.choose_model(place, screen, work.catalogue())
         lesson_parts.contents(lesson, place)
         lesson_save.buttons(lesson, place)
 
@@ -97,7 +97,7 @@ def steps(lesson: Lesson, place: lesson_place.Place) -> None:
                 args=(lesson.name, place.screen + 1), shortcut="Alt+Right", key="lesson next",
             )  # fmt: skip
     if last:
-        lesson_parts.ending(lesson)
+        lesson_parts.ending(lesson, place)
 
 
 main()

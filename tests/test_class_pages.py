@@ -6,13 +6,12 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from lessons.reading import named
 from tests.browser import Server, server, settled
+from tests.hands import SLOW_MS, Hands, keys, thumb
 
-SLOW_MS = 30_000
-PHONE: ViewportSize = {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +28,6 @@ def at(app: Server, where: Browser | BrowserContext, place: str) -> Page:
     return settled(page)
 
 
-def again(page: Page) -> None:
-    page.reload()
-    settled(page)
-
-
 def press(page: Page, name: str) -> None:
     page.get_by_role("button", name=name).first.click()
     settled(page)
@@ -44,72 +38,79 @@ def screen_of(page: Page, number: int) -> None:
     settled(page)
 
 
-def predict(page: Page, number: str) -> None:
-    page.get_by_label("Your prediction").fill(number)
-    press(page, "Send my prediction")
-    expect(page.get_by_text("Sent. You may change it")).to_be_visible(timeout=SLOW_MS)
+def predict(student: Hands, number: str) -> None:
+    student.fill("Your prediction", number)
+    student.press("Send my prediction")
+    student.sees("Sent. You may change it")
+
+
+def room_of(desk: Hands) -> str:
+    code = re.search(r"room=([A-Z]{5})", desk.page.url)
+    assert code
+    assert "key=" not in desk.page.url
+    return code[1]
 
 
 def test_a_class_follows_predicts_and_sees_what_it_predicted(app: Server, chromium: Browser) -> None:
-    desk = at(app, chromium, "classroom")
-    press(desk, "Open a room")
-    code = re.search(r"room=([A-Z]{5})", desk.url)
-    assert code
-    assert "key=" not in desk.url
-    room = f"room={code[1]}"
-    assert desk.get_by_role("img").count()  # the QR code
-    teacher = at(app, desk.context, f"learn?lesson=dataflow-graph&screen=1&{room}")  # a second window, known by its cookie
-    expect(teacher.get_by_text(f"Presenting in room {code[1]}")).to_be_visible(timeout=SLOW_MS)
+    """The teacher and one student have only the keyboard, the other student has a phone."""
+    desk, one, two = keys(chromium), keys(chromium), thumb(chromium)
+    desk.go(app, "classroom")
+    desk.press("Open a room")
+    code = room_of(desk)
+    room = f"room={code}"
+    assert desk.page.get_by_role("img").count()  # the QR code
+    teacher = desk.another_window()  # known by its cookie
+    teacher.go(app, f"learn?lesson=dataflow-graph&screen=1&{room}")
+    teacher.sees(f"Presenting in room {code}")
 
-    one, two = at(app, chromium, f"classroom?{room}"), chromium.new_page(viewport=PHONE)
-    two.goto(f"{app.address}/classroom")
-    settled(two)
-    two.get_by_label("Code", exact=True).fill("<b>zz")
-    press(two, "Join")
-    expect(two.get_by_text("There is no room with this code")).to_be_visible(timeout=SLOW_MS)
-    two.get_by_label("Code", exact=True).fill(code[1].lower())
-    press(two, "Join")
+    one.go(app, f"classroom?{room}")
+    two.go(app, "classroom")
+    two.fill("Code", "<b>zz")
+    two.press("Join")
+    two.sees("There is no room with this code")
+    two.fill("Code", code.lower())
+    two.press("Join")
     for student in (one, two):
-        screen_of(student, 1)
+        screen_of(student.page, 1)
 
-    press(teacher, "Next")
+    teacher.press("Next")
     for student in (one, two):
-        screen_of(student, 2)
-    expect(one.get_by_text(f"Following room {code[1]}")).to_be_visible(timeout=SLOW_MS)
-    expect(desk.get_by_text("Let everybody send a guess")).to_be_visible(timeout=SLOW_MS)
-    assert not any(student.get_by_text("Let everybody send a guess").count() for student in (one, two, teacher))
+        screen_of(student.page, 2)
+    one.sees(f"Following room {code}")
+    desk.sees("Let everybody send a guess")
+    assert not any(student.page.get_by_text("Let everybody send a guess").count() for student in (one, two, teacher))
 
     predict(one, "70000")
     predict(two, "1000")
     for window in (desk, teacher):
-        expect(window.get_by_text("2 of 2 predicted so far")).to_be_visible(timeout=SLOW_MS)
-    assert not one.locator(".js-plotly-plot").count()  # not before the reveal
+        window.sees("2 of 2 predicted so far")
+    assert not one.page.locator(".js-plotly-plot").count()  # not before the reveal
 
-    press(one, "Views move nothing")  # goes on by himself
-    screen_of(one, 3)
-    expect(one.get_by_text("Exploring, in room")).to_be_visible(timeout=SLOW_MS)
+    one.press("Views move nothing")  # goes on by himself
+    screen_of(one.page, 3)
+    one.sees("Exploring, in room")
 
-    press(teacher, "Reveal the answer")
-    screen_of(two, 2)
-    bars = two.locator(".js-plotly-plot .yaxislayer-above .ytick")
+    teacher.press("Reveal the answer")
+    screen_of(two.page, 2)
+    bars = two.page.locator(".js-plotly-plot .yaxislayer-above .ytick")
     expect(bars).to_have_count(3, timeout=SLOW_MS)  # two predictions and the answer
-    assert "✓ 65.3 KiB" in two.locator(".js-plotly-plot").inner_text()
-    expect(two.get_by_text("Not quite")).to_be_visible(timeout=SLOW_MS)
-    assert one.get_by_role("button", name="Back to the presenter").is_visible()
-    screen_of(one, 3)  # left alone
-    press(one, "Back to the presenter")
-    screen_of(one, 2)
-    expect(one.get_by_test_id("stMetricValue").first).to_have_text("68.4 KiB", timeout=SLOW_MS)
+    assert "✓ 65.3 KiB" in two.page.locator(".js-plotly-plot").inner_text()
+    two.sees("Not quite")
+    assert one.page.get_by_role("button", name="Back to the presenter").is_visible()
+    screen_of(one.page, 3)  # left alone
+    one.press("Back to the presenter")
+    screen_of(one.page, 2)
+    expect(one.page.get_by_test_id("stMetricValue").first).to_have_text("68.4 KiB", timeout=SLOW_MS)
 
-    desk.get_by_role("button", name="Next").first.click()  # the desk steers the window that the class sees, too
+    desk.press("Next")  # the desk steers the window that the class sees, too
     for window in (teacher, one, two):
-        screen_of(window, 3)
-    again(one)
-    expect(one.get_by_text(f"Following room {code[1]}")).to_be_visible(timeout=SLOW_MS)
-    press(desk, "End the room")
-    expect(two.get_by_text("This room has ended")).to_be_visible(timeout=SLOW_MS)
-    for window in (desk, teacher, one, two):
-        window.close()
+        screen_of(window.page, 3)
+    one.page.reload()
+    one.sees(f"Following room {code}")
+    desk.press("End the room")
+    two.sees("This room has ended")
+    for window in (desk, one, two):
+        window.page.context.close()
 
 
 def test_a_follower_sees_the_step_that_the_presenter_shows(app: Server, chromium: Browser) -> None:

@@ -71,3 +71,18 @@ def test_cards_get_their_pictures_one_after_another(client: Client, monkeypatch:
 
     until(drawn)
     assert "The picture is being drawn" not in texts(app)
+
+
+def test_a_card_whose_experiment_does_not_run_says_so_and_the_others_get_their_pictures(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs.client, "_default", client)
+    broken = Entry("Broken", "Nothing.", "model=zoo/mlp&width=-3", "start")
+    monkeypatch.setattr("lessons.gallery.ENTRIES", (broken, ENTRIES[0]))
+    monkeypatch.setattr("lessons.reading.lessons", lambda: ())
+    app = opened(page="gallery")
+
+    def told() -> bool:
+        settle(app)
+        return bool(app.get("image")) and "No picture: the experiment did not run" in texts(app)
+
+    until(told)
+    assert "The picture is being drawn" not in texts(app)

@@ -109,6 +109,14 @@ def test_the_page_has_every_screen_with_its_computed_numbers(name: str, worker: 
     assert asked
 
 
+def test_files_do_not_speak_of_what_only_the_app_can_do() -> None:
+    doing = re.compile(r"(?<![\w`])(Click|Press|Drag|Point at|on the right|field above|above the picture)\b")
+    for lesson in lessons():
+        for screen in lesson.screens:
+            for part in (screen.text, screen.after, screen.beside):
+                assert not doing.search(re.sub(r"\{\{on_page\(.*?\)\}\}", "", part, flags=re.DOTALL)), (lesson.name, screen.title)
+
+
 @pytest.mark.parametrize("kind", ["page", "notebook"])
 def test_every_lesson_is_written_and_says_why_a_screen_has_no_numbers(kind: lesson_file.Kind) -> None:
     def refuse(request: Request) -> Result:

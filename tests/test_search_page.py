@@ -21,7 +21,7 @@ WORDS = "model=zoo/attention&seq=8&width=16&heads=2&pipeline=search-substitution
 def test_greedys_dead_end_stands_beside_the_found_path() -> None:
     found = SearchRecord(5e-5, (), (Move("enlarge-convolution(only=a)", 6e-5), Move("merge-parallel-convolutions(only=b)", 4e-5)), 9)
     assert [row["greedy"] for row in rows(found)] == ["stops", "stops"]
-    assert rows(found)[1]["found"] == "merge-parallel-convolutions(only=b) · 40.0 µs"
+    assert rows(found)[1]["found"] == "merge-parallel-convolutions (only b) · 40 µs"
     assert heading(found) == "The path: 2 steps, greedy stops after 0"
     assert heading(SearchRecord(5e-5, found.found, found.found, 9)) == "The path: 2 steps, which greedy finds too"
     lines = {line.name: list(line.y) for line in charts.paths(found).data}

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, expect
 
 from graphs.errors import RequestError
 from pages.ui import state
-from tests.browser import Server, server, settled
-from tests.test_class_pages import SLOW_MS, at, press
+from tests.browser import Server, server
+from tests.hands import SLOW_MS, Hands, keys, thumb
 
 NAME = "<b>Ada</b> *x*"
 START, FUSED = "model=zoo/attention&mode=training&heads=2&seq=16&width=32", "pipeline=fuse-attention"
@@ -26,76 +26,69 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield found
 
 
-def fill(page: Page, label: str, text: str) -> None:
-    page.get_by_role("textbox", name=label).fill(text)
-
-
-def go(page: Page, link: str) -> None:
-    page.get_by_role("link", name=link).first.click()
-    settled(page)
-
-
-def make(page: Page) -> str:
+def make(teacher: Hands) -> str:
     """Makes a task from what the page has open; gives its code."""
-    go(page, "Class")
-    press(page, "Make a task")
-    expect(page.get_by_text(START, exact=True)).to_be_visible(timeout=SLOW_MS)
-    press(page, "Make the task")
-    expect(page.get_by_text("The title is missing")).to_be_visible(timeout=SLOW_MS)
-    fill(page, "Title", "Fewer *launches*")
-    fill(page, "What students have to know", "<i>Fuse</i> what you can.")
-    fill(page, "Peak memory at most", "a lot")
-    press(page, "Make the task")
-    expect(page.get_by_text("is no limit of peak memory")).to_be_visible(timeout=SLOW_MS)
-    fill(page, "Peak memory at most", "")
-    page.get_by_label("Launches at most").last.fill("35")
-    page.get_by_text("Students see a leaderboard").click()
-    press(page, "Make the task")
-    expect(page.get_by_text("Fewer *launches*").first).to_be_visible(timeout=SLOW_MS)
-    found = re.search(r"task=([A-Z]{5})", page.url)
+    teacher.follow("Class")
+    teacher.press("Make a task")
+    teacher.sees(START)
+    teacher.press("Make the task")
+    teacher.sees("The title is missing")
+    teacher.fill("Title", "Fewer *launches*")
+    teacher.fill("What students have to know", "<i>Fuse</i> what you can.")
+    teacher.fill("Peak memory at most", "a lot")
+    teacher.press("Make the task")
+    teacher.sees("is no limit of peak memory")
+    teacher.fill("Peak memory at most", "")
+    teacher.fill("Launches at most", "35")
+    teacher.press("Students see a leaderboard", role="checkbox")
+    teacher.press("Make the task")
+    teacher.sees("Fewer *launches*")
+    found = re.search(r"task=([A-Z]{5})", teacher.page.url)
     assert found
-    assert "key=" not in page.url
+    assert "key=" not in teacher.page.url
     return found[1]
 
 
-def submit(page: Page, name: str, link: str) -> None:
-    fill(page, "Your name", name)
-    fill(page, "The address of your Optimize page", link)
-    press(page, "Submit the link")
+def submit(student: Hands, name: str, link: str) -> None:
+    student.fill("Your name", name)
+    student.fill("The address of your Optimize page", link)
+    student.press("Submit the link")
 
 
 def test_a_class_submits_and_its_teacher_sees_who_reached_the_goal(app: Server, chromium: Browser, tmp_path: Path) -> None:
-    teacher = at(app, chromium, f"optimize?{START}&{FUSED}")
+    """The teacher and one student have only the keyboard, the other student has a phone."""
+    teacher, one, two = keys(chromium), keys(chromium), thumb(chromium)
+    teacher.go(app, f"optimize?{START}&{FUSED}")
     code = make(teacher)
-    one, two = at(app, chromium, f"classroom?task={code}"), at(app, chromium, f"classroom?task={code}")
+    for student in (one, two):
+        student.go(app, f"classroom?task={code}")
 
     submit(one, NAME, "https://example.org/")
-    expect(one.get_by_text("There is no experiment in this link")).to_be_visible(timeout=SLOW_MS)
+    one.sees("There is no experiment in this link")
     submit(one, NAME, "model=zoo/no-such&mode=training")
-    expect(one.get_by_text("This cannot be submitted")).to_be_visible(timeout=SLOW_MS)
+    one.sees("This cannot be submitted")
     submit(one, NAME, f"{app.address}/optimize?{START.replace('training', 'inference')}&batch=2")
-    expect(one.get_by_text("does not reach the goal yet")).to_be_visible(timeout=SLOW_MS)
-    expect(one.get_by_text("mode=inference; the task has mode=training.")).to_be_visible(timeout=SLOW_MS)
+    one.sees("does not reach the goal yet")
+    one.sees("mode=inference; the task has mode=training.")
     submit(one, NAME, START)
-    expect(one.get_by_text(re.compile(r"Launches: \d+ counted; at most 35 are asked for"))).to_be_visible(timeout=SLOW_MS)
-    assert not one.get_by_text("Place", exact=True).count()
+    one.sees(re.compile(r"Launches: \d+ counted; at most 35 are asked for"))
+    assert not one.page.get_by_text("Place", exact=True).count()
 
-    go(two, "Open the start")
-    expect(two).to_have_url(re.compile(r"/optimize\?.*model=zoo(/|%2F)attention"), timeout=SLOW_MS)
-    go(two, f"To the task {code}")
-    fill(two, "Your name", "Bo")
-    expect(two.get_by_text(f"On screen: {START}")).to_be_visible(timeout=SLOW_MS)
+    two.follow("Open the start")
+    expect(two.page).to_have_url(re.compile(r"/optimize\?.*model=zoo(/|%2F)attention"), timeout=SLOW_MS)
+    two.follow(f"To the task {code}")
+    two.fill("Your name", "Bo")
+    two.sees(f"On screen: {START}")
     submit(two, "Bo", f"?{START.replace('/', '%2F')}&{FUSED}&look=abc&room=BCDFG")
-    expect(two.get_by_text("Submitted: it reaches the goal")).to_be_visible(timeout=SLOW_MS)
-    press(two, "Submit what I have on screen")  # the start once more: the best counts
-    expect(two.get_by_text("Launches: 44 counted; at most 35")).to_be_visible(timeout=SLOW_MS)
-    expect(two.get_by_text("1 name has not reached the goal yet")).to_be_visible(timeout=SLOW_MS)
+    two.sees("Submitted: it reaches the goal")
+    two.press("Submit what I have on screen")  # the start once more: the best counts
+    two.sees("Launches: 44 counted; at most 35")
+    two.sees("1 name has not reached the goal yet")
 
-    teacher.reload()
-    settled(teacher)
-    expect(teacher.get_by_text("2 names submitted, 1 reached the goal.")).to_be_visible(timeout=SLOW_MS)
-    with teacher.expect_download() as download:
-        teacher.get_by_role("button", name="Results as CSV").click()
+    teacher.page.reload()
+    teacher.sees("2 names submitted, 1 reached the goal.")
+    with teacher.page.expect_download() as download:
+        teacher.press("Results as CSV")
     download.value.save_as(tmp_path / "results.csv")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text())))
     assert [(row["name"], row["meets the goal"], row["best of the name"]) for row in rows] == [
@@ -105,24 +98,23 @@ def test_a_class_submits_and_its_teacher_sees_who_reached_the_goal(app: Server, 
         ("Bo", "no", "no"),
     ]
 
-    teacher.get_by_text("Closed: takes no more submissions").click()
-    settled(teacher)
-    one.reload()
-    settled(one)
-    expect(one.get_by_text("This task is closed")).to_be_visible(timeout=SLOW_MS)
-    assert one.locator("b, i:not(.fxscope-history)", has_text=re.compile("Ada|Fuse")).count() == 0
-    expect(one.get_by_text("as <b>Ada</b> *x*").first).to_be_visible()  # the browser knows its own after a reload
+    teacher.press("Closed: takes no more submissions", role="checkbox")
+    one.page.reload()
+    one.sees("This task is closed")
+    assert one.page.locator("b, i:not(.fxscope-history)", has_text=re.compile("Ada|Fuse")).count() == 0
+    one.sees("as <b>Ada</b> *x*")  # the browser knows its own after a reload
 
-    press(teacher, "Your secret link")
-    secret = teacher.get_by_text(re.compile(r"task=[A-Z]{5}&key=")).inner_text().strip().rpartition("/")[2]
-    elsewhere = at(app, chromium, secret)
-    expect(elsewhere.get_by_text("2 names submitted, 1 reached the goal.")).to_be_visible(timeout=SLOW_MS)
-    assert "key=" not in elsewhere.url
-    stranger = at(app, chromium, secret[:-1])
-    expect(stranger.get_by_text("This link does not open the task for its teacher")).to_be_visible(timeout=SLOW_MS)
-    assert not stranger.get_by_role("button", name="Results as CSV").count()
-    for page in (teacher, one, two, elsewhere, stranger):
-        page.close()
+    teacher.press("Your secret link")
+    secret = teacher.page.get_by_text(re.compile(r"task=[A-Z]{5}&key=")).inner_text().strip().rpartition("/")[2]
+    elsewhere, stranger = keys(chromium), keys(chromium)
+    elsewhere.go(app, secret)
+    elsewhere.sees("2 names submitted, 1 reached the goal.")
+    assert "key=" not in elsewhere.page.url
+    stranger.go(app, secret[:-1])
+    stranger.sees("This link does not open the task for its teacher")
+    assert not stranger.page.get_by_role("button", name="Results as CSV").count()
+    for window in (teacher, one, two, elsewhere, stranger):
+        window.page.context.close()
 
 
 @pytest.mark.parametrize(

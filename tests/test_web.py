@@ -262,7 +262,7 @@ def test_a_busy_server_says_so_in_a_box_with_a_way_out(asked: Client) -> None:
     go(app, "model=zoo/chain&depth=7")
     assert "This server is busy" in app.error[0].value
     assert "Try again when some of them are done" in app.error[0].value
-    assert "Below: the last result that worked." in texts(app)
+    assert "Below: the last result that worked, of `model=zoo/chain&mode=inference&depth=2`." in texts(app)
     asked.settings = Settings()
     next(button for button in app.button if button.label == "Try again").click()
     settle(app)
@@ -390,7 +390,7 @@ def test_parts_of_a_page_that_was_left_are_not_run_again() -> None:
     async def send(_message: object) -> None: ...
 
     wanted = [dict(each) for index, each in enumerate(sent) if index != 5]
-    asyncio.run(web.LeftPages(app)({"type": "websocket"}, receive, send))
+    finished(web.LeftPages(app)({"type": "websocket"}, receive, send))
     assert arrived == wanted
 
 
@@ -452,5 +452,5 @@ def test_where_the_server_has_led_a_reader_parts_run() -> None:
             await send({"type": "websocket.send", "bytes": led.SerializeToString()})
 
     wanted = [dict(each) for each in sent[:2]]
-    asyncio.run(web.LeftPages(app)({"type": "websocket"}, receive, send))
+    finished(web.LeftPages(app)({"type": "websocket"}, receive, send))
     assert arrived == wanted

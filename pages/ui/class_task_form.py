@@ -75,6 +75,7 @@ def form() -> None:
         catalogue = work.catalogue()
         found = work.answer(Optimize(experiment.words), f"task start {experiment.hash}", OptimizeResult)  # no other model's figures
         st.markdown("The start is what you have open, without its steps. What your own pipeline reaches helps to set a goal.")
+        _can_be_won(found)
         st.code(state.title(experiment.prefix(0)), language=None, wrap_lines=True)
         rows = [("start", found.graphs[0].totals), *([("your pipeline", found.graphs[-1].totals)] if found.steps else [])]
         show.totals_table(rows)
@@ -84,6 +85,20 @@ def form() -> None:
             with st.container(horizontal=True):
                 st.form_submit_button("Make the task", type="primary", on_click=_make, args=(start, totals))
                 st.form_submit_button("Not now", on_click=_away, type="tertiary")
+
+
+def _can_be_won(found: OptimizeResult) -> None:
+    """Only verified steps reach a goal: says so where this machine verifies none, or nobody tried."""
+    unverified = [step for step in found.steps if step.verdict.kind == "not run"]
+    if unverified or not found.report.runs:
+        why = show.sentence(unverified[0].verdict.reason) if unverified else "Its graph cannot be run."
+        st.warning(
+            f"**This machine cannot verify steps of this model.** {why} Only verified steps reach a goal, so this task could not be won: "
+            "open the model in a smaller size first.",
+            icon=":material/warning:",
+        )
+    elif not found.steps:
+        st.caption("Tip: take the steps that you expect on Optimize first. They show that the goal can be reached, and that this machine can verify them.")
 
 
 def _fields(optimizations: list[str]) -> None:

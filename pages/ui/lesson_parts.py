@@ -46,8 +46,9 @@ OWN_CHOICE = "The lesson's own model"
 # ---------------------------------------------------------------- the sidebar
 
 
-def choose_model(place: Place, catalogue: CatalogueResult) -> None:
-    """Which model the lesson speaks of: its own, one of the zoo, or the one that the reader looked at on another page."""
+def choose_model(place: Place, screen: Screen, catalogue: CatalogueResult) -> None:
+    """Which model the lesson speaks of: its own, one of the zoo, or the one that the reader looked at on another page. Not on a screen that speaks
+    of none."""
     titles = {"": OWN_CHOICE}
     if state.WORDS in st.session_state:
         mine = state.current().prefix(0)
@@ -57,9 +58,11 @@ def choose_model(place: Place, catalogue: CatalogueResult) -> None:
         titles[place.on] = f"`{place.on}`"
     state.widget("lesson model", place.on)
     st.selectbox(
-        "Model", list(titles), key="lesson model", format_func=lambda words: titles[words], on_change=_take_model,
+        "Model", list(titles), key="lesson model", format_func=lambda words: titles[words], on_change=_take_model, disabled=not screen.words,
         help="Any lesson can speak of another model; where it says nothing about that one, the screen says why.",
     )  # fmt: skip
+    if not screen.words:
+        st.caption(f"This screen speaks of {'a formula' if screen.formula else 'numbers'}, not of a model.")
 
 
 def _take_model() -> None:
@@ -320,11 +323,22 @@ def score(lesson: Lesson) -> tuple[int, int]:
     return len(mine), sum(bool(given.get("right")) for given in mine)
 
 
-def ending(lesson: Lesson) -> None:
+def ending(lesson: Lesson, place: Place) -> None:
     """How it went, and where it goes on."""
     asked, right = score(lesson)
     total = sum(screen.question is not None for screen in lesson.screens)
     st.divider()
     st.markdown(f"**The end of the lesson.** You predicted {asked} of {show.plural(total, 'number')}, {right} of them within a tenth.")
     if lesson.leads_to:
-        st.markdown("Go on with: " + ", ".join(f"`{name}`" for name in lesson.leads_to) + ", on the page Optimize.")
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown("Go on by yourself:")
+            for name in lesson.leads_to:
+                if st.button(name, key=f"go on with {name}", icon=":material/arrow_forward:"):
+                    st.session_state["offers filter"] = name  # Optimize opens with this optimization found
+                    st.switch_page("pages/optimize.py", query_params=dict(parse_qsl(_words_to_go_on(lesson, place))))
+
+
+def _words_to_go_on(lesson: Lesson, place: Place) -> str:
+    """The lesson's last experiment, before its steps, on the reader's model where there is one; empty where it speaks of formulas alone."""
+    experiments = [screen.words for screen in lesson.screens if screen.words]
+    return lesson_place.on_model(experiments[-1], place.on).prefix(0).words if experiments else ""

@@ -14,8 +14,10 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 import jobs.client
 from graphs.errors import FxscopeError
+from jobs.experiment import parse
 from jobs.record import Catalogue, CatalogueResult, JobState, Progress, Request, request_hash
 from pages.ui import show
+from pages.ui.state import title
 
 BUSY = ("queued", "running")
 CLOCK_S = 5.0  # longer work shows for how long it has run
@@ -48,7 +50,7 @@ def answer(request: Request, slot: str, kind: type[R]) -> R:
     if state.status == "done":
         try:
             result = jobs.client.default_client().result(job_id)
-            st.session_state[f"good {slot}"] = job_id
+            stand_in(request, slot)
             return cast(R, result)
         except FxscopeError as error:
             state = JobState("failed", problem=show.as_problem(error))
@@ -182,13 +184,16 @@ def last_good(slot: str, kind: type[R]) -> R | None:
 def stand_in(request: Request, slot: str) -> None:
     """What is known counts as a slot's last good result from now on."""
     st.session_state[f"good {slot}"] = request_hash(request)
+    st.session_state[f"good words {slot}"] = getattr(request, "words", "")
 
 
 def _last_good(slot: str, kind: type[R]) -> R:
     result = last_good(slot, kind)
     if result is None:
         raise show.NothingYet
-    st.caption("Below: the last result that worked.")
+    words = st.session_state.get(f"good words {slot}")
+    of = f", of `{title(parse(words)).replace('`', '_')}`" if words else ""
+    st.caption(f"Below: the last result that worked{of}.")
     return result
 
 

@@ -42,10 +42,10 @@ def test_markup_in_a_message_is_text(text: str) -> None:
 
 def test_a_message_about_what_a_worker_does_is_text_too() -> None:
     def page() -> None:
-        from jobs.record import Progress
+        from jobs.record import JobState, Progress
         from pages.ui.work import _bar
 
-        _bar(Progress("![](http://example.com/seen.png) <b>x</b>", float("nan")), "0", "slot")
+        _bar(JobState("running", Progress("![](http://example.com/seen.png) <b>x</b>", float("nan"))), "0", "slot")
 
     app = AppTest.from_function(page).run()
     assert not app.exception
