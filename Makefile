@@ -42,11 +42,12 @@ $(VENV)/.test: requirements-dev.txt requirements.txt requirements-cluster.txt | 
 	$(call install,requirements-dev.txt)
 	@touch $(VENV)/.run $@
 
-# Debian's chromium where root can install it; Playwright's own elsewhere. One apt-get at a time.
-DEBIANS := $(shell command -v chromium || { [ "$$(id -u)" = 0 ] && command -v apt-get; })
+# Debian's chromium without windows where root can install it, or what is there; Playwright's own elsewhere. One apt-get at a time.
+DEBIANS := $(shell command -v chromium-headless-shell || command -v chromium || { [ "$$(id -u)" = 0 ] && command -v apt-get; })
 $(VENV)/.browser: | $(VENV)/.compiler $(if $(DEBIANS),,$(VENV)/.test)
-	@if command -v chromium >/dev/null; then true; \
-	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; \
+	@if command -v chromium-headless-shell >/dev/null; then true; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium-headless-shell fonts-dejavu-core; \
+	elif command -v chromium >/dev/null; then true; \
 	else $(BIN)/playwright install chromium; fi
 	@touch $@
 

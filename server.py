@@ -3,8 +3,8 @@
 import streamlit as st
 from starlette.middleware import Middleware
 
-from pages.ui import web
+from pages.ui import web, web_late
 
-AROUND = [Middleware(web.Headers), Middleware(web.SameOrigin), Middleware(web.LeftPages), Middleware(web.Uploads)]
+AROUND = [Middleware(web.Headers), Middleware(web.SameOrigin), Middleware(web_late.LateRequests), Middleware(web.Uploads)]
 web.opened()
 app = st.App("app.py", lifespan=web.lifespan, middleware=AROUND, on_script_error=web.unexpected)

@@ -91,7 +91,9 @@ def card(entry: Entry, missing: bool, hopeless: bool) -> None:
     if picture:
         st.image(picture, width="stretch")
     elif hopeless:
-        st.caption(":material/image_not_supported: No picture: the experiment did not run. Open it to see why, or reload the page to try again.")
+        st.caption(
+            ":material/image_not_supported: No picture: the experiment did not run. Open it to see why, or reload the page to try again."
+        )
     else:
         st.caption(":material/hourglass_empty: The picture is being drawn.")
     st.markdown(f"**{entry.title}**")

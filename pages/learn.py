@@ -61,7 +61,7 @@ def heading(lesson: Lesson, screen: Screen, place: lesson_place.Place) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button("All lessons", icon=":material/arrow_back:", on_click=lesson_place.leave, type="tertiary")
         st.markdown(f"**{lesson.number}. {lesson.title}**")
-        st.caption(f"Screen {place.screen + 1} of {len(lesson.screens)}")
+        st.caption(f"Screen {min(place.screen + 1, len(lesson.screens))} of {len(lesson.screens)}")
     with st.sidebar:
         present.start_button()
         lesson_parts.choose_model(place, screen, work.catalogue())

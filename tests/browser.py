@@ -73,9 +73,11 @@ def _wait_until_up(found: Server) -> None:
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """Debian's chromium where it is installed, Playwright's own elsewhere."""
+    """Chromium without windows, which takes a fifth of the work to open a page, where Debian has installed it; with them, or Playwright's own, elsewhere."""
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        launched = playwright.chromium.launch(
+            executable_path=shutil.which("chromium-headless-shell") or shutil.which("chromium"), args=FLAGS
+        )
         try:
             yield launched
         finally:

@@ -13,7 +13,6 @@ from tests.browser import Server, server, settled
 from tests.hands import SLOW_MS, Hands, keys, thumb
 
 
-
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with server(tmp_path_factory.mktemp("data"), "--", "--public") as found:  # a class needs nothing that a public server refuses
@@ -157,6 +156,6 @@ def test_a_lesson_is_presented_by_keyboard_alone(app: Server, chromium: Browser)
     page.locator("h3").first.click()
     page.keyboard.press("Escape")
     expect(page.locator(".fxscope-presenting")).to_have_count(0, timeout=SLOW_MS)
-    assert page.evaluate("document.fullscreenElement === null")
+    page.wait_for_function("document.fullscreenElement === null")
     assert page.get_by_test_id("stSidebar").is_visible()
     page.close()

@@ -73,7 +73,9 @@ def test_cards_get_their_pictures_one_after_another(client: Client, monkeypatch:
     assert "The picture is being drawn" not in texts(app)
 
 
-def test_a_card_whose_experiment_does_not_run_says_so_and_the_others_get_their_pictures(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_whose_experiment_does_not_run_says_so_and_the_others_get_their_pictures(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(jobs.client, "_default", client)
     broken = Entry("Broken", "Nothing.", "model=zoo/mlp&width=-3", "start")
     monkeypatch.setattr("lessons.gallery.ENTRIES", (broken, ENTRIES[0]))

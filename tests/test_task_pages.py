@@ -98,7 +98,7 @@ def test_a_class_submits_and_its_teacher_sees_who_reached_the_goal(app: Server, 
         ("Bo", "no", "no"),
     ]
 
-    teacher.press("Closed: takes no more submissions", role="checkbox")
+    teacher.press("Closed: takes no more submissions", role="switch")
     one.page.reload()
     one.sees("This task is closed")
     assert one.page.locator("b, i:not(.fxscope-history)", has_text=re.compile("Ada|Fuse")).count() == 0

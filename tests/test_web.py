@@ -360,40 +360,6 @@ def test_a_mistake_of_ours_is_a_box_on_the_page_and_a_traceback_in_the_log_alone
     assert log.read_text().count("Traceback") == 2
 
 
-def rerun(page: str, part: str = "") -> Mapping[str, object]:
-    asked = BackMsg()
-    asked.rerun_script.page_script_hash, asked.rerun_script.fragment_id = page, part
-    return {"type": "websocket.receive", "bytes": asked.SerializeToString()}
-
-
-def test_parts_of_a_page_that_was_left_are_not_run_again() -> None:
-    other = {"type": "websocket.receive", "bytes": b"\xff no message"}
-    sent = [
-        rerun(""),
-        rerun("one", "part"),
-        rerun("one"),
-        rerun("one", "part"),
-        rerun("two"),
-        rerun("one", "part"),
-        other,
-        rerun("two", "part"),
-    ]
-    arrived: list[object] = []
-
-    async def receive() -> dict[str, Any]:
-        return dict(sent.pop(0)) if sent else {"type": "websocket.disconnect"}
-
-    async def app(_scope: object, receive: Callable[[], Coroutine[None, None, dict[str, Any]]], _send: object) -> None:
-        while (message := await receive())["type"] != "websocket.disconnect":
-            arrived.append(message)
-
-    async def send(_message: object) -> None: ...
-
-    wanted = [dict(each) for index, each in enumerate(sent) if index != 5]
-    finished(web.LeftPages(app)({"type": "websocket"}, receive, send))
-    assert arrived == wanted
-
-
 @pytest.mark.parametrize(
     ("arguments", "variables", "what"),
     [
@@ -431,26 +397,3 @@ def test_a_page_gets_its_answer_from_the_server_that_comes_after_one_that_was_ki
         expect(page.get_by_role("dialog")).to_have_count(0)
         assert sha in page.url
     page.close()
-
-
-def test_where_the_server_has_led_a_reader_parts_run() -> None:
-    sent = [rerun("one"), rerun("two", "part"), rerun("one", "part")]
-    arrived: list[object] = []
-    led = ForwardMsg()
-    led.navigation.page_script_hash = "two"
-
-    async def receive() -> dict[str, Any]:
-        return dict(sent.pop(0)) if sent else {"type": "websocket.disconnect"}
-
-    async def send(_message: object) -> None: ...
-
-    async def app(
-        _scope: object, receive: Callable[[], Coroutine[None, None, dict[str, Any]]], send: Callable[[object], Coroutine[None, None, None]]
-    ) -> None:
-        while (message := await receive())["type"] != "websocket.disconnect":
-            arrived.append(message)
-            await send({"type": "websocket.send", "bytes": led.SerializeToString()})
-
-    wanted = [dict(each) for each in sent[:2]]
-    finished(web.LeftPages(app)({"type": "websocket"}, receive, send))
-    assert arrived == wanted

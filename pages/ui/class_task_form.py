@@ -98,7 +98,9 @@ def _can_be_won(found: OptimizeResult) -> None:
             icon=":material/warning:",
         )
     elif not found.steps:
-        st.caption("Tip: take the steps that you expect on Optimize first. They show that the goal can be reached, and that this machine can verify them.")
+        st.caption(
+            "Tip: take the steps that you expect on Optimize first. They show that the goal can be reached, and that this machine can verify them."
+        )
 
 
 def _fields(optimizations: list[str]) -> None:

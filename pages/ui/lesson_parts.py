@@ -29,6 +29,7 @@ from pages.ui import (
     lesson_scalar,
     lesson_tiles,
     lesson_treemap,
+    offers,
     present,
     show,
     state,
@@ -334,7 +335,7 @@ def ending(lesson: Lesson, place: Place) -> None:
             st.markdown("Go on by yourself:")
             for name in lesson.leads_to:
                 if st.button(name, key=f"go on with {name}", icon=":material/arrow_forward:"):
-                    st.session_state["offers filter"] = name  # Optimize opens with this optimization found
+                    offers.seek(name)
                     st.switch_page("pages/optimize.py", query_params=dict(parse_qsl(_words_to_go_on(lesson, place))))
 
 

@@ -20,6 +20,7 @@ KINDS = {
     "search": "Search",
     "memory": "Memory",
 }
+FILTER, SOUGHT, FOUND = "offers filter", "offers sought", "offers sought and found"
 ADDED, DOUBLE_CLICK_S = "step added last", 0.6
 MANY = 8  # from as many offers on, the kinds are folded
 
@@ -30,8 +31,11 @@ def panel(catalogue: CatalogueResult, experiment: Experiment, offers: Sequence[O
     by_name = {offer.optimization: offer for offer in offers}
     text = ""
     if len(catalogue.optimizations) > MANY:
+        if FOUND in st.session_state and f"{FILTER}{st.session_state.get(SOUGHT, '')}" not in st.session_state:  # he was away
+            st.session_state.pop(SOUGHT, None)
+        sought = st.session_state.get(SOUGHT, "")
         text = st.text_input(
-            "Filter", key="offers filter", icon=":material/search:", label_visibility="collapsed",
+            "Filter", sought, key=f"{FILTER}{sought}", on_change=_sought, icon=":material/search:", label_visibility="collapsed",
             placeholder=f"Find among {len(catalogue.optimizations)}: name, kind, summary",
         )  # fmt: skip
     records = matching(catalogue.optimizations, text)
@@ -64,6 +68,18 @@ def panel(catalogue: CatalogueResult, experiment: Experiment, offers: Sequence[O
             with _fold(f"{KINDS.get(kind, kind)} :gray[{len(some)}]", f"idle {kind} {unfolded}", unfolded) as drawn:
                 for record in some if drawn else ():
                     _idle_card(record, by_name.get(record.name), experiment.mode)
+
+
+def seek(name: str) -> None:
+    """The panel opens with one optimization found, whenever that may be, for the graph may take a while. A field of its own has the name as its
+    default: a value that is set while pages come and go may not reach the browser."""
+    st.session_state[SOUGHT] = name
+    st.session_state.pop(FOUND, None)
+
+
+def _sought() -> None:
+    """The reader seeks by himself from here on."""
+    st.session_state[FOUND] = True
 
 
 def matching(records: Sequence[OptimizationRecord], text: str) -> list[OptimizationRecord]:

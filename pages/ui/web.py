@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import streamlit as st
-from google.protobuf.message import DecodeError
 from starlette.responses import PlainTextResponse
-from streamlit.proto.BackMsg_pb2 import BackMsg
-from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.runtime import get_instance
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 
@@ -21,10 +17,7 @@ from jobs.record import Problem
 from jobs.sandbox.limits import limits
 from jobs.settings import MiB, Settings, refuse_others
 from pages.ui import show
-
-Message = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Callable[[], Awaitable[Message]], Send], Awaitable[None]]
+from pages.ui.web_late import App, Message, Send
 
 # Streamlit's own page has scripts and styles in it and compiles some; nothing may come from elsewhere, be sent elsewhere, or frame the app.
 CONTENT = "; ".join(
@@ -54,7 +47,6 @@ HEADERS = (
     (b"cross-origin-resource-policy", b"same-origin"),
 )
 
-NAVIGATION_BYTES = 64 * 1024  # what lists the pages is never larger; graphs are, and need not be looked into
 UPLOAD = "/_stcore/upload_file/"
 HELD_OF_ALL_BYTES = 2048 * MiB  # in the memory of the web process, until their readers leave or press the button
 UNEXPECTED = Problem(
@@ -97,59 +89,6 @@ class SameOrigin:
                 return
             scope = {**scope, "headers": [one for one in scope["headers"] if one[0] != b"origin"]}
         await self._app(scope, receive, send)
-
-
-class LeftPages:
-    """Lets parts of a page that the reader has left ask for nothing more.
-
-    A chart, or a clock, may want its part of the page run again between the reader's click that leads away and the new page's first word. Streamlit
-    runs such a request behind the new page, finds no such part, and yet announces a run of the old page, for which the browser throws the new
-    one away: the reader sees nothing at all. Where the reader is, is what the browser asked for last, or where the server has led it since, as a class does.
-    """
-
-    def __init__(self, app: App) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Send) -> None:
-        here = ""
-
-        async def of_this_page() -> Message:
-            nonlocal here
-            while True:
-                message = await receive()
-                content = message.get("bytes") if message["type"] == "websocket.receive" else None
-                part, page = _asked(content) if content else ("", "")
-                if part and here and page != here:
-                    continue
-                here = here if part else page or here
-                return message
-
-        async def watched(message: Message) -> None:
-            nonlocal here
-            content = message.get("bytes") if message["type"] == "websocket.send" else None
-            here = (_led_to(content) if content and len(content) <= NAVIGATION_BYTES else "") or here
-            await send(message)
-
-        between = scope["type"] == "websocket"
-        await self._app(scope, of_this_page if between else receive, watched if between else send)
-
-
-def _led_to(content: bytes) -> str:
-    """The page that the server says the reader is on; empty where it speaks of something else."""
-    try:
-        message = ForwardMsg.FromString(content)
-    except DecodeError:
-        return ""
-    return message.navigation.page_script_hash if message.WhichOneof("type") == "navigation" else ""
-
-
-def _asked(content: bytes) -> tuple[str, str]:
-    """(part of a page, page) that the browser wants run; empty where it wants something else, or all of the page. What is no message is Streamlit's to refuse."""
-    try:
-        rerun = BackMsg.FromString(content).rerun_script
-    except DecodeError:
-        return "", ""
-    return rerun.fragment_id, rerun.page_script_hash
 
 
 def _is_foreign(headers: Iterable[tuple[bytes, bytes]]) -> bool:

@@ -1,0 +1,132 @@
+"""What a browser asks for before it has heard what the server has just said.
+
+A chart, a clock or the graph may ask for a run between the reader's click and the page's answer to it. Such a request still speaks of the page, or
+of the words of the address, from before the click. Streamlit would take it at its word:
+
+- A part of the page that was left is run behind the new one; there is no such part, and yet a run of the old page is announced, for which the
+  browser throws the new one away: the reader sees nothing at all. Such requests are not passed on.
+- A page that the server has led the reader away from is run again: the reader is back where he was. Such requests are not passed on either.
+- The page is run with the old words again: the reader's click is undone on the screen, and stands in the address. Such requests get the new words.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from google.protobuf.message import DecodeError
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ClientState_pb2 import ClientState
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+
+Message = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Callable[[], Awaitable[Message]], Send], Awaitable[None]]
+
+LATE_S = 5.0  # nobody hears later than that
+SMALL_BYTES = 64 * 1024  # what lists the pages, or is an address, is never larger; graphs are, and need not be looked into
+
+
+class LateRequests:
+    """Between Streamlit and each browser."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Send) -> None:
+        if scope["type"] != "websocket":
+            await self._app(scope, receive, send)
+            return
+        reader = _Reader()
+
+        async def asked() -> Message:
+            while True:
+                message = await receive()
+                content = message.get("bytes") if message["type"] == "websocket.receive" else None
+                if not content:
+                    return message
+                if (timely := reader.asks(content)) is not None:
+                    return message if timely is content else {**message, "bytes": timely}
+
+        async def told(message: Message) -> None:
+            content = message.get("bytes") if message["type"] == "websocket.send" else None
+            if content and len(content) <= SMALL_BYTES:
+                reader.hears(content)
+            await send(message)
+
+        await self._app(scope, asked, told)
+
+
+class _Reader:
+    """Where a browser is: what it asked for last, or where the server has led it since, as a class does.
+
+    Attributes:
+        page: the page.
+        words: words of the address: the last that the browser spoke of, and behind them those that the server has set since, the newest last.
+    """
+
+    def __init__(self) -> None:
+        self.page = ""
+        self.words: list[str] = [""]
+        self._set = 0.0
+        self._left: tuple[str, list[str], float] = "", [], 0.0
+
+    def asks(self, content: bytes) -> bytes | None:
+        """What the browser means by its request; None where it means nothing any more. What is no request is Streamlit's to refuse."""
+        message = BackMsg()
+        try:
+            message.ParseFromString(content)
+        except DecodeError:
+            return content
+        if message.WhichOneof("type") != "rerun_script":
+            return content
+        asked = message.rerun_script
+        if asked.fragment_id and self.page and asked.page_script_hash != self.page:
+            return None
+        if self._is_of_the_page_that_was_left(asked):
+            return None
+        elsewhere = not asked.fragment_id and asked.page_script_hash not in ("", self.page)
+        self.page = asked.page_script_hash or self.page if not asked.fragment_id else self.page
+        if elsewhere or asked.is_history_navigation:
+            self.words = [asked.query_string]
+            return content
+        known = [at for at, words in enumerate(self.words) if _same(words, asked.query_string)]
+        self.words = self.words[known[-1] :] if known else [asked.query_string]
+        if len(self.words) == 1:
+            return content
+        if time.monotonic() - self._set > LATE_S:  # the reader asks for the old words anew, by a link
+            self.words = [asked.query_string]
+            return content
+        asked.query_string = self.words[-1]
+        return message.SerializeToString()
+
+    def _is_of_the_page_that_was_left(self, asked: ClientState) -> bool:
+        """Does it speak of the page that the server has just led away from, as it was then? What else speaks of that page is the reader's wish."""
+        page, words, at = self._left
+        if not page or asked.page_script_hash != page or asked.is_history_navigation or time.monotonic() - at > LATE_S:
+            self._left = "", [], 0.0
+            return False
+        return any(_same(one, asked.query_string) for one in words)
+
+    def hears(self, content: bytes) -> None:
+        """What the server says, where it is about the place."""
+        try:
+            message = ForwardMsg.FromString(content)
+        except DecodeError:
+            return
+        kind = message.WhichOneof("type")
+        if kind == "navigation":  # said in every run
+            now = message.navigation.page_script_hash or self.page
+            if now != self.page:
+                self._left = self.page, self.words, time.monotonic()
+            self.page = now
+        elif kind == "page_info_changed":
+            self.words.append(message.page_info_changed.query_string)
+            self._set = time.monotonic()
+
+
+def _same(one: str, other: str) -> bool:
+    """The same words, however they are written."""
+    return one == other or parse_qsl(one, keep_blank_values=True) == parse_qsl(other, keep_blank_values=True)
