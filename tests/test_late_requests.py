@@ -37,8 +37,12 @@ def address(words: str) -> bytes:
     return said.SerializeToString()
 
 
-def arrived(talk: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[bytes]:
-    """What Streamlit gets of a talk: each request, and what the server says when it has it."""
+def arrived(talk: Sequence[tuple[bytes, Sequence[bytes]]], heard: list[bytes] | None = None) -> list[bytes]:
+    """What Streamlit gets of a talk: each request, and what the server says when it has it.
+
+    Args:
+        heard: gets what the browser hears.
+    """
     coming, found = list(talk), []
     said: list[Sequence[bytes]] = []
 
@@ -49,7 +53,9 @@ def arrived(talk: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[bytes]:
         said.append(answer)
         return {"type": "websocket.receive", "bytes": request}
 
-    async def send(_message: object) -> None: ...
+    async def send(message: Mapping[str, Any]) -> None:
+        if heard is not None:
+            heard.append(message["bytes"])
 
     async def app(_scope: object, receive: Receive, send: Send) -> None:
         while (message := await receive())["type"] != "websocket.disconnect":
@@ -129,3 +135,22 @@ def test_a_page_that_was_left_some_time_ago_is_run(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(web_late, "LATE_S", -1.0)
     talk = [(rerun("one", words="a=1"), [led("two")]), (rerun("one", words="a=1"), ())]
     assert arrived(talk) == [request for request, _ in talk]
+
+
+def runs(page: str) -> bytes:
+    said = ForwardMsg()
+    said.new_session.page_script_hash = page
+    return said.SerializeToString()
+
+
+def test_words_that_a_page_sets_while_it_is_left_do_not_stand_in_the_next_one_s_address() -> None:
+    early, late = address("a=2"), address("a=3")
+    talk = [
+        (rerun("one", words="a=1"), [runs("one"), early]),
+        (rerun("two", words="b=1"), [late, runs("two")]),  # a link, pressed before the browser heard of `a=2`
+        (rerun("two", words="a=2"), [runs("two")]),
+        (rerun("two", words="b=1"), [address("b=2")]),
+    ]
+    heard: list[bytes] = []
+    assert arrived(talk, heard) == [talk[0][0], talk[1][0], talk[3][0], talk[3][0]]
+    assert heard == [runs("one"), early, runs("two"), address("b=1"), runs("two"), address("b=2")]

@@ -34,10 +34,11 @@ def panel(catalogue: CatalogueResult, experiment: Experiment, offers: Sequence[O
         if FOUND in st.session_state and f"{FILTER}{st.session_state.get(SOUGHT, '')}" not in st.session_state:  # he was away
             st.session_state.pop(SOUGHT, None)
         sought = st.session_state.get(SOUGHT, "")
-        text = st.text_input(
+        typed = st.text_input(
             "Filter", sought, key=f"{FILTER}{sought}", on_change=_sought, icon=":material/search:", label_visibility="collapsed",
             placeholder=f"Find among {len(catalogue.optimizations)}: name, kind, summary",
         )  # fmt: skip
+        text = typed or ""
     records = matching(catalogue.optimizations, text)
     able = [record for record in records if by_name.get(record.name) and by_name[record.name].sites]
     by_hand = [

@@ -7,6 +7,9 @@ of the words of the address, from before the click. Streamlit would take it at i
   browser throws the new one away: the reader sees nothing at all. Such requests are not passed on.
 - A page that the server has led the reader away from is run again: the reader is back where he was. Such requests are not passed on either.
 - The page is run with the old words again: the reader's click is undone on the screen, and stands in the address. Such requests get the new words.
+
+And what the server says late: words that a page sets while the reader leaves it would stand in the address of the next page, in the place of its own.
+They are not passed on, and where they have been, the browser is told its address again.
 """
 
 from __future__ import annotations
@@ -47,14 +50,16 @@ class LateRequests:
                 content = message.get("bytes") if message["type"] == "websocket.receive" else None
                 if not content:
                     return message
-                if (timely := reader.asks(content)) is not None:
+                timely = reader.asks(content)
+                if reader.astray:
+                    await send({"type": "websocket.send", "bytes": reader.astray})
+                if timely is not None:
                     return message if timely is content else {**message, "bytes": timely}
 
         async def told(message: Message) -> None:
             content = message.get("bytes") if message["type"] == "websocket.send" else None
-            if content and len(content) <= SMALL_BYTES:
-                reader.hears(content)
-            await send(message)
+            if not content or len(content) > SMALL_BYTES or reader.hears(content):
+                await send(message)
 
         await self._app(scope, asked, told)
 
@@ -65,16 +70,21 @@ class _Reader:
     Attributes:
         page: the page.
         words: words of the address: the last that the browser spoke of, and behind them those that the server has set since, the newest last.
+        astray: what the browser has to be told, for its address has words of a page that it left.
     """
 
     def __init__(self) -> None:
         self.page = ""
         self.words: list[str] = [""]
         self._set = 0.0
-        self._left: tuple[str, list[str], float] = "", [], 0.0
+        self.astray = b""
+        self._left: tuple[str, list[str], float] = "", [], 0.0  # by the server's will: page, words, when
+        self._went: tuple[list[str], float] = [], 0.0  # by the reader's: words that he may not have heard yet, when
+        self._runs = self._before = ""  # the page that Streamlit runs, and the one that the reader was on before this one
 
     def asks(self, content: bytes) -> bytes | None:
         """What the browser means by its request; None where it means nothing any more. What is no request is Streamlit's to refuse."""
+        self.astray = b""
         message = BackMsg()
         try:
             message.ParseFromString(content)
@@ -88,10 +98,17 @@ class _Reader:
         if self._is_of_the_page_that_was_left(asked):
             return None
         elsewhere = not asked.fragment_id and asked.page_script_hash not in ("", self.page)
+        if elsewhere:
+            self._before = self.page
         self.page = asked.page_script_hash or self.page if not asked.fragment_id else self.page
         if elsewhere or asked.is_history_navigation:
+            self._went = (self.words[1:] if elsewhere else [], time.monotonic())
             self.words = [asked.query_string]
             return content
+        if self._has_words_of_the_page_before(asked.query_string):
+            self.astray = _address(self.words[-1])
+            asked.query_string = self.words[-1]
+            return message.SerializeToString()
         known = [at for at, words in enumerate(self.words) if _same(words, asked.query_string)]
         self.words = self.words[known[-1] :] if known else [asked.query_string]
         if len(self.words) == 1:
@@ -110,21 +127,38 @@ class _Reader:
             return False
         return any(_same(one, asked.query_string) for one in words)
 
-    def hears(self, content: bytes) -> None:
-        """What the server says, where it is about the place."""
+    def _has_words_of_the_page_before(self, words: str) -> bool:
+        """Were they set by the page that the reader left, too late for it?"""
+        set_there, at = self._went
+        return time.monotonic() - at <= LATE_S and not _same(words, self.words[-1]) and any(_same(words, one) for one in set_there)
+
+    def hears(self, content: bytes) -> bool:
+        """What the server says, where it is about the place. Is the browser to hear it?"""
         try:
             message = ForwardMsg.FromString(content)
         except DecodeError:
-            return
+            return True
         kind = message.WhichOneof("type")
+        if kind == "new_session":
+            self._runs = message.new_session.page_script_hash
         if kind == "navigation":  # said in every run
             now = message.navigation.page_script_hash or self.page
             if now != self.page:
                 self._left = self.page, self.words, time.monotonic()
             self.page = now
         elif kind == "page_info_changed":
+            if self.page and self._runs not in ("", self.page) and self._runs == self._before:
+                return False
             self.words.append(message.page_info_changed.query_string)
             self._set = time.monotonic()
+        return True
+
+
+def _address(words: str) -> bytes:
+    """What tells a browser its address."""
+    said = ForwardMsg()
+    said.page_info_changed.query_string = words
+    return said.SerializeToString()
 
 
 def _same(one: str, other: str) -> bool:
