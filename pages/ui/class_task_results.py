@@ -71,7 +71,12 @@ def _table(task: Task) -> None:
         if not found:
             return
         link = st.column_config.LinkColumn("Experiment", display_text="open")
-        st.dataframe([row(one) for one in best], hide_index=True, width="stretch", column_config={"Experiment": link})
+        st.dataframe(
+            [row(one) for one in best],
+            hide_index=True,
+            width="stretch",
+            column_config={"Experiment": link, "Why not": st.column_config.TextColumn(width=240)},
+        )
         st.caption(f"Each name's best of {show.plural(len(found), 'submission')}, the first place on top. The CSV has all of them.")
         st.download_button(
             "Results as CSV",
@@ -89,10 +94,10 @@ def row(one: Submission) -> dict[str, str | int]:
         "Name": one.name,
         "Goal": "✓ reached" if one.grade.meets else "not yet",
         "Experiment": class_tasks.link("optimize", one.words),
+        "Why not": " ".join(one.grade.reasons),
         "Verdict": show.VERDICTS[one.grade.verdict].text,
         **class_task_student.counted(one),
         "When": class_tasks.when(one.at),
-        "Why not": " ".join(one.grade.reasons),
     }
 
 

@@ -206,8 +206,9 @@ def details(graph: GraphSnapshot, found: Prediction, whole: float) -> None:
 
 
 def _take_node() -> None:
-    """The reader clicked a node in the graph."""
-    if clicked := st.session_state[PANE].get("selected"):
+    """The reader clicked a node in the graph. What the page itself made the graph select moves nothing."""
+    clicked = st.session_state[PANE].get("selected")
+    if clicked and clicked["name"] != st.session_state.get(FOCUS):
         st.session_state.update({FOCUS: clicked["name"], MARKED: ()})
 
 
