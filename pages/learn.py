@@ -13,6 +13,7 @@ from pages.ui import lesson_parts, lesson_place, lesson_save, present, show, wor
 
 
 def main() -> None:
+    lesson_parts.go_on()
     show.opening(__doc__, bare=present.is_on() and lesson_place.LESSON in st.query_params)
     with show.problems():
         asked = asked_for()

@@ -41,6 +41,7 @@ from pages.ui.titles import numbered, step_title
 from profiler.record import Measurement
 
 HEIGHT = 480
+WISH = "lesson goes on with"
 OWN_CHOICE = "The lesson's own model"
 
 
@@ -334,12 +335,23 @@ def ending(lesson: Lesson, place: Place) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown("Go on by yourself:")
             for name in lesson.leads_to:
-                if st.button(name, key=f"go on with {name}", icon=":material/arrow_forward:"):
-                    offers.seek(name)
-                    st.switch_page("pages/optimize.py", query_params=dict(parse_qsl(_words_to_go_on(lesson, place))))
+                args = (name, _words_to_go_on(lesson, place))
+                st.button(name, key=f"go on with {name}", icon=":material/arrow_forward:", on_click=_wish_to_go_on, args=args)
 
 
 def _words_to_go_on(lesson: Lesson, place: Place) -> str:
     """The lesson's last experiment, before its steps, on the reader's model where there is one; empty where it speaks of formulas alone."""
     experiments = [screen.words for screen in lesson.screens if screen.words]
     return lesson_place.on_model(experiments[-1], place.on).prefix(0).words if experiments else ""
+
+
+def _wish_to_go_on(name: str, words: str) -> None:
+    """A callback cannot lead to another page, and a run that looks at a button itself may be ended before it does."""
+    offers.seek(name)
+    st.session_state[WISH] = words
+
+
+def go_on() -> None:
+    """Leads to Optimize where the reader wishes to go on; at the beginning of a page."""
+    if WISH in st.session_state:
+        st.switch_page("pages/optimize.py", query_params=dict(parse_qsl(st.session_state.pop(WISH))))
