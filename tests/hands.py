@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from tests.browser import Server, settled
 
 MANY_TABS = 250  # more between a reader and a button are no way to it
-SLOW_MS = 30_000
+SLOW_MS = 60_000
 
 
 class Hands:

@@ -41,7 +41,7 @@ def test_a_lesson_is_taken_to_its_end_and_leads_on(app: Server, hands: Hands) ->
     hands.press("fuse-nodes")
     expect(hands.page).to_have_url(re.compile(r"/optimize\?"), timeout=SLOW_MS)
     hands.sees("fuse-nodes")
-    expect(hands.page.get_by_placeholder(re.compile("Find among"))).to_have_value("fuse-nodes")
+    expect(hands.page.get_by_placeholder(re.compile("Find among"))).to_have_value("fuse-nodes", timeout=SLOW_MS)
 
 
 def test_a_formula_of_the_readers_own_is_typed_and_derived(app: Server, hands: Hands) -> None:
