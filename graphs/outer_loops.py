@@ -34,6 +34,7 @@ def row_by_row() -> Iterator[OuterLoops]:
     seen = OuterLoops()
     group, scheduling, tiling = cpp.OuterLoopFusedSchedulerNode, cpp.CppScheduling, cpp.TilingSelect
     merge, generate, select = group.merge_outer_fusion_kernels, scheduling.codegen_outer_loop_node, tiling.select_tiling
+    no_counts = [cpp.KernelOpStats()] if hasattr(cpp, "KernelOpStats") else []  # torch 2.11 does not count
 
     @functools.wraps(merge)
     def merging(self: Any, *args: Any) -> Any:
@@ -52,12 +53,12 @@ def row_by_row() -> Iterator[OuterLoops]:
     @functools.wraps(select)
     def selecting(self: Any, functions: Any, sizes: Any) -> Any:
         if seen.depth and all(not reduced and len(rows) <= seen.depth for rows, reduced in sizes):
-            return [], [], cpp.KernelOpStats()
-        factors, at, stats = select(self, functions, sizes)
+            return [], [], *no_counts
+        factors, at, *counts = select(self, functions, sizes)
         if seen.depth and at and min(at) < seen.depth:  # vectors go along rows, not across them
             innermost = max(len(rows) + len(reduced) for rows, reduced in sizes) - 1
-            return [factors[0]], [innermost], stats
-        return factors, at, stats
+            return [factors[0]], [innermost], *counts
+        return factors, at, *counts
 
     group.merge_outer_fusion_kernels, scheduling.codegen_outer_loop_node, tiling.select_tiling = merging, generating, selecting  # type: ignore[method-assign]
     try:

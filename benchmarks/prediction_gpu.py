@@ -1,0 +1,180 @@
+"""A GPU: measured times of models, of their nodes, and of pipelines, kept in one file, and how far predictions are from them.
+
+    python -m benchmarks.prediction_gpu measure FILE [SECONDS]    where the GPU is; no model is begun after so many seconds (default 150)
+    python -m benchmarks.prediction_gpu report FILE               anywhere: errors of the kept model, of one fitted on the file, and orders of pipelines
+
+Whole graphs are timed by CUDA events, the cache emptied before each run; nodes by their kernels under torch.profiler. Graphs are captured by several processes
+at once; one at a time uses the GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+import time
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from benchmarks.prediction_cpu import PIPELINES, RANKED, Case
+from graphs.capture import capture
+from graphs.options import CaptureOptions
+from graphs.program import Program
+from graphs.snapshot import snapshot
+from graphs.sources.base import ModelSource
+from graphs.sources.hugging_face import config_source
+from graphs.sources.zoo import zoo_source
+from optimizers.pipeline import apply
+from profiler.blocks import Limits
+from profiler.ceilings import local_sheet, measure_ceilings
+from profiler.devices import detect
+from profiler.measure import Setup, measure
+from profiler.per_node import profile_nodes
+from profiler.prediction_record import Sheet
+from profiler.record import Device
+
+WORKERS = 6
+NODES_S, PIPELINE_S = 0.6, 0.4
+MODELS: Mapping[str, tuple[str, dict[str, str]]] = {
+    "gpt2": ("gpt2", {"batch": "4", "seq": "1024"}),
+    "bert": ("bert", {"batch": "32", "seq": "128", "dropout": "0.1"}),
+    "resnet50": ("resnet50", {"batch": "32", "image": "224"}),
+    "llama": ("llama", {"batch": "4", "seq": "1024"}),
+    "vit": ("vit", {"batch": "32"}),
+    "unet": ("unet", {"batch": "4", "image": "256"}),
+    "attention": ("attention", {"batch": "8", "seq": "1024", "width": "1024", "heads": "16"}),
+    "mlp": ("mlp", {"batch": "4096", "depth": "6", "width": "2048"}),
+    "resnet18": ("resnet18", {"batch": "64", "image": "224"}),
+    "moe": ("moe", {"batch": "8", "seq": "512", "width": "512"}),
+    "lstm": ("lstm", {"batch": "64", "seq": "16", "width": "1024"}),
+    "small gpt2": ("gpt2", {"batch": "1", "seq": "128"}),
+}
+HALF = ("gpt2", "bert", "llama", "vit", "resnet50", "mlp")  # in bfloat16 too
+MODES = ("inference", "training")
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What was measured on one GPU: its ceilings as a sheet, models with their nodes, pipelines as wholes, and what failed."""
+
+    device: Device
+    sheet: Sheet
+    cases: tuple[Case, ...]
+    pipelines: tuple[Case, ...]
+    failed: tuple[str, ...]
+
+
+Task = tuple[str, str, str]
+
+
+def tasks() -> list[Task]:
+    """(what, name, variant) in order of how much they tell."""
+    whole = [
+        ("model", name, f"{mode}{', bfloat16' if autocast else ''}")
+        for name in MODELS
+        for mode in MODES
+        for autocast in (False, name in HALF)[: 1 + (name in HALF)]
+    ]
+    return [*(("pipelines", name, "") for name in RANKED), *whole]
+
+
+def measured(path: Path, seconds: float) -> None:
+    """Measures until the time is over, and writes the file."""
+    torch.zeros(1, device="cuda")
+    sheet = local_sheet(measure_ceilings("cuda"))
+    context = multiprocessing.get_context("spawn")
+    one_at_a_time, until = context.Lock(), time.time() + seconds
+    with context.Pool(WORKERS, _begin, (one_at_a_time, until)) as pool:
+        found: list[list[Case] | str] = []
+        for result in pool.imap_unordered(_done, tasks()):
+            found.append(result)
+            print(
+                result
+                if isinstance(result, str)
+                else "; ".join(f"{case.model}, {case.variant}: {1e3 * case.seconds:.3f} ms" for case in result),
+                flush=True,
+            )
+    cases = [case for result in found if not isinstance(result, str) for case in result]
+    kept = Kept(
+        detect("cuda"), sheet, tuple(one for one in cases if one.nodes), tuple(one for one in cases if not one.nodes),
+        tuple(one for one in found if isinstance(one, str)),
+    )  # fmt: skip
+    path.write_bytes(zlib.compress(msgspec.msgpack.encode(kept), 9))
+
+
+_shared: list[Any] = []
+
+
+def _begin(lock: Any, until: float) -> None:
+    _shared[:] = lock, until
+    torch.set_num_threads(2)
+
+
+def _done(task: Task) -> list[Case] | str:
+    lock, until = _shared
+    if time.time() > until:
+        return f"{task}: no time was left"
+    try:
+        return _pipelines(task[1], lock) if task[0] == "pipelines" else _model(*task[1:], lock, until)
+    except Exception as error:  # one that fails must not take the others' results along
+        return f"{task}: {type(error).__name__}: {str(error)[:300]}"
+
+
+def _model(name: str, variant: str, lock: Any, until: float) -> list[Case]:
+    mode, _, autocast = variant.partition(", ")
+    program = capture(zoo_source(*MODELS[name]), mode, "cuda", CaptureOptions(autocast=autocast or "none")).program
+    return _case(program, name, variant, lock, until)
+
+
+def _case(program: Program, name: str, variant: str, lock: Any, until: float) -> list[Case]:
+    graph = snapshot(program)
+    with lock:
+        if time.time() > until:
+            raise TimeoutError("no time was left")
+        found = profile_nodes(program, name, budget_s=NODES_S)
+        torch.cuda.empty_cache()
+    return [Case(name, variant, graph, found.whole_ms / 1e3, {node.name: node.ms / 1e3 for node in found.nodes})]
+
+
+def source_of(model: str) -> ModelSource:
+    """Attention and GELU written out, large enough that a GPU is busy."""
+    wide = {
+        **RANKED[model],
+        **(
+            {"n_embd": 768, "n_head": 12} if model == "gpt2" else {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
+        ),
+    }
+    return config_source(json.dumps(wide), model, {"batch": "16", "seq": "512", "layers": "4", "attention": "eager"}, "training")
+
+
+def _pipelines(model: str, lock: Any) -> list[Case]:
+    program = capture(source_of(model), "training", "cuda").program
+    before = snapshot(program)
+    programs, graphs, seen = {}, {}, set[str]()
+    for name, steps in PIPELINES.items():
+        now, graph = program, before
+        for step, settings in steps:
+            applied = apply(now, graph, step, settings)
+            now, graph = applied.program, applied.snapshot
+        if graph.digest() not in seen:
+            programs[name], graphs[name] = now, graph
+        seen.add(graph.digest())
+    with lock:
+        found = measure(list(programs.values()), list(programs), setup=Setup(limits=Limits(PIPELINE_S * len(programs))))
+        torch.cuda.empty_cache()
+    return [
+        Case(model, label, graphs[label], timing.median_ms / 1e3, {}) for label, timing in zip(found.labels, found.timings, strict=True)
+    ]
+
+
+def read(path: Path) -> Kept:
+    return msgspec.msgpack.decode(zlib.decompress(path.read_bytes()), type=Kept)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "measure":
+        measured(Path(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else 150.0)
