@@ -1,6 +1,6 @@
 """Can a measurement be believed? The same graph against itself must come out as no difference, a graph that does everything twice as slower.
 
-    python -m benchmarks.noise [--pairs 100] [--slower 20] [--seconds 1.5] [--pinned]
+    python -m benchmarks.noise [--pairs 100] [--slower 20] [--seconds 1.5] [--pinned] [--device cuda]
 
 Every pair is a measurement of its own, with its own clone of the graph, in the same process. The models take from a tenth of a millisecond to some
 milliseconds, so that single runs are at the mercy of the machine. Printed: how often which verdict came out, how narrow the intervals were, how far the
@@ -45,13 +45,13 @@ class Times(nn.Module):
         return torch.stack([self.layers(x * number) for number in range(self.times)])
 
 
-def twice(times: int) -> Program:
+def twice(times: int, device: str) -> Program:
     source = ModelSource("stack", lambda: Times(times), lambda: (torch.randn(64, 256),), None, ())
-    return capture(source, "inference", "cpu").program
+    return capture(source, "inference", device).program
 
 
-def equal_pairs(count: int, setup: Setup) -> list[Measurement]:
-    programs = [capture(zoo_source(name, options), mode, "cpu").program for name, options in MODELS for mode in ("inference", "training")]
+def equal_pairs(count: int, setup: Setup, device: str) -> list[Measurement]:
+    programs = [capture(zoo_source(name, options), mode, device).program for name, options in MODELS for mode in ("inference", "training")]
     found = []
     for number in range(count):
         program = programs[number % len(programs)]
@@ -79,10 +79,11 @@ def main() -> None:
     parser.add_argument("--slower", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=1.5)
     parser.add_argument("--pinned", action="store_true")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     given = parser.parse_args()
     setup = Setup(pinned=given.pinned, limits=Limits(given.seconds))
-    told(f"{given.pairs} graphs against themselves", equal_pairs(given.pairs, setup))
-    one, two = twice(1), twice(2)
+    told(f"{given.pairs} graphs against themselves", equal_pairs(given.pairs, setup, given.device))
+    one, two = twice(1, given.device), twice(2, given.device)
     slower = [measure([one, two], ["once", "twice"], seed=number, setup=setup) for number in range(given.slower)]
     told(f"{given.slower} graphs against twice the work", slower)
 

@@ -46,6 +46,7 @@ METHODS = {
     "guarded": "make_fx on one run, with a guard for every decision that these inputs took + AOTAutograd joint graph",
     "make_fx": "make_fx on one run with these inputs + AOTAutograd joint graph",
 }
+MADE_THERE = "tensors that the model makes without naming a device are made on the GPU, as torch.set_default_device does"
 SEED = 0
 REAL = ("guarded", "make_fx")  # methods that need values, not shapes alone
 
@@ -72,6 +73,26 @@ def capture(
         CaptureError: torch cannot turn the model into one graph; names the line and the way out.
         SourceError: the source itself fails (from the source).
     """
+    try:
+        return _captured(source, mode, device, options, whole, how)
+    except CaptureError as error:
+        if device == "cpu" or not mixes_devices(error):
+            raise
+    with torch.device(device):
+        found = _captured(source, mode, device, options, whole, how)
+    return replace(found, report=msgspec.structs.replace(found.report, notes=(*found.report.notes, MADE_THERE)))
+
+
+def mixes_devices(error: BaseException | None) -> bool:
+    """Was it two devices in one operator? A model that was never run on a GPU makes its masks and positions without naming a device."""
+    while error is not None:
+        if "two different devices" in str(error) or "to be on the same device" in str(error):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _captured(source: ModelSource, mode: str, device: str, options: CaptureOptions, whole: bool, how: str) -> Capture:
     start = time.perf_counter()
     with torch.random.fork_rng(devices=[]), marking_checkpoints():
         torch.manual_seed(SEED)  # a branch on a random weight goes the same way each time
@@ -95,7 +116,7 @@ def capture(
         finally:
             restore()
     if drawn is None:
-        found = capture(source, mode, device, options, whole=True, how=how)
+        found = _captured(source, mode, device, options, whole=True, how=how)
         return replace(found, report=msgspec.structs.replace(found.report, notes=tuple(dict.fromkeys((*notes, *found.report.notes)))))
     if options.update != "none":
         inputs, outputs = with_update(drawn.gm, drawn.inputs, drawn.outputs, options.update)

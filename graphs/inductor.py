@@ -14,7 +14,7 @@ import functools
 import re
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from graphs.products import DECOMPOSITIONS, has_product, why_called
 from graphs.rms_norm import rms_norm_backward
 
 SOURCE = re.compile(r"async_compile\.\w+\(.*?r?'''(.*?)'''", re.DOTALL)
+SHORT_FLOATS = (torch.bfloat16, torch.float16)
 UNROLLED = 8  # a reduction over so few elements is written out: its loop is the one over its results
 _one_at_a_time = threading.RLock()  # Inductor's state is the process's
 _bests: weakref.WeakKeyDictionary[fx.GraphModule, tuple[_Way, Lowered]] = weakref.WeakKeyDictionary()
@@ -320,12 +321,23 @@ def _decomposed(body: fx.GraphModule, inputs: Sequence[Tensor], way: _Way) -> fx
         gm = make_fx(run, decomposition_table=table)(*inputs)
     made: list[str] = interpreter.made
     computing = [node for node in gm.graph.nodes if node.op == "call_function"]
+    last: dict[str, fx.Node] = {}
     for node, name in zip(computing, made[-len(computing) :] if computing else [], strict=False):
         node.meta["body_nodes"] = (name,)
+        last[name] = node
+    _rounded_as_apart(last.values())
     gm.graph.eliminate_dead_code()
     _reductions_last(gm.graph)
     gm.recompile()
     return gm
+
+
+def _rounded_as_apart(results: Iterable[fx.Node]) -> None:
+    """What an operator of the body gives in a short float is rounded to it on a GPU too: Triton would go on with the float32 that it computes in."""
+    for node in results:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and value.device.type == "cuda" and value.dtype in SHORT_FLOATS:
+            node.meta["low_precision_pointwise_barrier"] = True  # Inductor's own mark
 
 
 def _reductions_last(graph: fx.Graph) -> None:

@@ -2,7 +2,8 @@
 
 A tensor is allocated when its node runs and freed after the last node that reads it or a view of it. The parts of a node with several
 outputs live and die apart; a part that nobody reads dies at once. Outputs of the graph live to its end. Inputs are not counted, nor is
-what waits in host memory. An operator in place allocates nothing: its value is in the memory of its operand.
+what waits in host memory. An operator in place allocates nothing: its value is in the memory of its operand. What an operator takes for itself
+alone (`workspace`) is a storage of its name that stands before its result's and lives at its position only.
 
 The nodes of a branch or a loop stand before the operator that holds them, with its name before theirs (`cond/if_true/mul`): what they
 read from outside lives until that operator is over, what it gives out itself is there from its first round on, and a branch that is
@@ -71,6 +72,8 @@ def holdings(nodes: Sequence[NodeRecord], outputs: Sequence[str]) -> list[Held]:
             continue
         if position[node.name] < index and node.target.removeprefix("higher_order.") not in FILLS:
             continue  # it gives out the very tensors that its body made
+        if node.workspace:
+            found.append(Held(node.name, index, (index,), node.workspace, node.phase))
         if _is_part(node):
             found.append(Held(node.name, position[node.inputs[0]], tuple(uses[node.name]), node.bytes, node.phase))
         elif node.name in parts or node.shape is None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from graphs.capture import input_names
+from graphs.capture import input_names, mixes_devices
 from graphs.errors import CaptureError
 from graphs.program import Program
 from graphs.sources.base import ModelSource
@@ -47,7 +47,25 @@ def original(source: ModelSource, program: Program, seed: int = 0, compiled: boo
     wrapper = Training(model, names, source.loss, alone=True) if training else Inference(model, names)
     given = tuple(args.values()) if isinstance(args, dict) else tuple(args)
     step = torch.compile(wrapper) if compiled else wrapper
-    return _training(step, wrapper, given, tensors["seed", "loss"].to(device)) if training else _inference(step, given)
+    run = _training(step, wrapper, given, tensors["seed", "loss"].to(device)) if training else _inference(step, given)
+    return run if device.type == "cpu" else _placed(run, device)
+
+
+def _placed(run: Run, device: torch.device) -> Run:
+    """The run as it is, or where that mixes devices, with the tensors that the model makes put on the GPU: only then, for it slows every call."""
+    try:
+        run()
+    except RuntimeError as error:
+        if not mixes_devices(error):
+            raise
+    else:
+        return run
+
+    def on_device() -> Results:
+        with device:
+            return run()
+
+    return on_device
 
 
 def _inference(step: Callable[..., Any], given: tuple[Any, ...]) -> Run:

@@ -60,6 +60,7 @@ class NodeRecord(msgspec.Struct, frozen=True):
         times: how often it runs when the graph runs once; 0 in the branch of a `cond` that is not counted.
         random: it draws random numbers, so running it again would give another result.
         unseen: bytes of its memory beyond those that its value shows, for as long as the value lives.
+        workspace: bytes that it takes beside its memory and gives back before it ends.
     """
 
     name: str
@@ -81,6 +82,7 @@ class NodeRecord(msgspec.Struct, frozen=True):
     times: int = 1
     random: bool = False
     unseen: int = 0
+    workspace: int = 0
 
     @property
     def total(self) -> Cost:

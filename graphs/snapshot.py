@@ -25,7 +25,7 @@ from graphs.program import Program
 from graphs.randomness import is_random
 from graphs.record import Cost, GraphSnapshot, NodeRecord, Totals
 from graphs.regions import Prepared
-from graphs.unseen import unseen_bytes
+from graphs.unseen import unseen_bytes, workspace_bytes
 
 
 def snapshot(program: Program) -> GraphSnapshot:
@@ -257,6 +257,7 @@ def _record(node: fx.Node, scope: _Scope, roles: dict[str, tuple[str, str]], sto
         times=scope.times,
         random=node.op == "call_function" and is_random(node),
         unseen=unseen_bytes(node),
+        workspace=workspace_bytes(node),
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,7 +26,8 @@ BUDGET_S = 8.0
 MATMUL_SIZES = (256, 512, 768, 1024, 2048, 4096, 8192)
 RUN_S = 0.004  # long enough for the clock, short enough to be repeated often
 COPY_BYTES = {"cpu": 96 << 20, "cuda": 1 << 30}  # far above every last cache
-CACHED_BYTES = {"cpu": 192 << 10, "cuda": 4 << 20}
+CACHED_BYTES = 192 << 10  # within every core's own cache
+REPEATED = 50  # copies within a GPU's cache, launched all together
 # Copied one after another on a CPU, where caches of several sizes lie between these; bytes of one of the two tensors.
 GROWING_BYTES = {"cpu": (128 << 10, 512 << 10, 1 << 20, 2 << 20, 4 << 20, 16 << 20), "cuda": ()}
 LAUNCHES = 200
@@ -107,28 +109,54 @@ def _runs(device: str) -> dict[str, tuple[float, Timed]]:
         with contextlib.suppress(RuntimeError):  # no kernel for this dtype
             runs[name] = _matmul(device, dtype)
     growing = [(f"copy of {size}", size) for size in GROWING_BYTES[device]]
-    for name, size in (("copy", COPY_BYTES[device]), ("cached copy", CACHED_BYTES[device]), *growing):
+    for name, size in (("copy", COPY_BYTES[device]), ("cached copy", _cached_bytes(device)), *growing):
         source = torch.zeros(size // 4, device=device)
         target = torch.ones_like(source)
-        times = max(1, (8 << 20) // size)
-        runs[name] = (2.0 * size * times, _timed(lambda t=target, s=source: t.copy_(s), device, times))
+        times = REPEATED if device == "cuda" and name == "cached copy" else max(1, (8 << 20) // size)
+        copy = partial(_copied, target, source, times)
+        runs[name] = (2.0 * size * times, _timed(_recorded(copy) if device == "cuda" else copy, device, 1))
     one = torch.zeros(1, device=device)
     runs["launch"] = (float(LAUNCHES), _timed(lambda: torch.neg(one), device, LAUNCHES))
     return runs
+
+
+def _cached_bytes(device: str) -> int:
+    """Of one of two tensors that stay in a cache: of a GPU's last one, both together take half."""
+    return CACHED_BYTES if device == "cpu" else max(1 << 20, _last_cache_bytes(device) // 4 // 4096 * 4096)
+
+
+def _copied(target: torch.Tensor, source: torch.Tensor, times: int) -> None:
+    for _ in range(times):
+        target.copy_(source)
+
+
+def _recorded(work: Callable[[], object]) -> Callable[[], object]:
+    """The same work, launched by the GPU itself: a copy within the cache takes less time than a host takes to launch it."""
+    work()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
 
 
 def _matmul(device: str, dtype: torch.dtype) -> tuple[float, Timed]:
     """A square matmul, as large as fits into the time of one run; float32 without the rounding of TF32, as PyTorch has it by default."""
     best = MATMUL_SIZES[0]
     for size in MATMUL_SIZES:
-        a = torch.full((size, size), 0.5, device=device, dtype=dtype)
+        a = _numbers(size, device, dtype)
         run = _timed(lambda a=a: torch.mm(a, a), device, 1)
         run()
         best = size
         if min(run(), run()) > RUN_S:
             break
-    a = torch.full((best, best), 0.5, device=device, dtype=dtype)
+    a = _numbers(best, device, dtype)
     return 2.0 * best**3, _timed(lambda: torch.mm(a, a), device, 1)
+
+
+def _numbers(size: int, device: str, dtype: torch.dtype) -> torch.Tensor:
+    """A square matrix of different numbers: equal ones switch fewer wires, and a GPU that its power limits multiplies them faster."""
+    return torch.rand((size, size), device=device).to(dtype)
 
 
 def _timed(work: Callable[[], object], device: str, times: int) -> Timed:

