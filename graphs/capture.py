@@ -46,6 +46,7 @@ METHODS = {
     "guarded": "make_fx on one run, with a guard for every decision that these inputs took + AOTAutograd joint graph",
     "make_fx": "make_fx on one run with these inputs + AOTAutograd joint graph",
 }
+TWO_DEVICES = ("two different devices", "to be on the same device", "not on the expected device")  # fake tensors, CUDA, meta
 MADE_THERE = "tensors that the model makes without naming a device are made on the GPU, as torch.set_default_device does"
 SEED = 0
 REAL = ("guarded", "make_fx")  # methods that need values, not shapes alone
@@ -86,7 +87,7 @@ def capture(
 def mixes_devices(error: BaseException | None) -> bool:
     """Was it two devices in one operator? A model that was never run on a GPU makes its masks and positions without naming a device."""
     while error is not None:
-        if "two different devices" in str(error) or "to be on the same device" in str(error):
+        if any(words in str(error) for words in TWO_DEVICES):
             return True
         error = error.__cause__
     return False

@@ -82,6 +82,7 @@ def _one(segment: list[NodeRecord], owner: dict[str, str], depth: int) -> NodeRe
         bytes_written=sum(node.times * node.cost.bytes_written for node in segment),
         launches=sum(node.times * node.cost.launches for node in segment),
         known=all(node.cost.known for node in segment),
+        functions=sum(node.times * node.cost.functions for node in segment),
     )
     target = first.target if len(segment) == 1 else f"{len(segment):,} nodes"
     return NodeRecord(

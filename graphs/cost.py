@@ -21,6 +21,7 @@ from torch.utils.flop_counter import flop_registry
 from graphs import blockwise_attention
 from graphs.bodies import bodies, kind_of
 from graphs.cost_fused import fused_operations
+from graphs.functions import ONE_EACH
 from graphs.host import TRANSFERS
 from graphs.in_place import out_of_place_overload
 from graphs.linear_cross_entropy import sizes, work
@@ -157,7 +158,15 @@ def cost(node: fx.Node) -> Cost:
     if (fused := fused_operations(node)) is not None:
         return Cost(sum(fused), fused[0], read, written, 1, True)
     flops, matmul, known = _operations(node, packet, value)
-    return Cost(flops, flops if matmul else 0, read, written, _launches(node, packet), known)
+    return Cost(flops, flops if matmul else 0, read, written, _launches(node, packet), known, _functions(node, packet))
+
+
+def _functions(node: fx.Node, packet: Any) -> int:
+    """One for each element of an operator that is a function of every element, or of softmax."""
+    if str(packet).rpartition(".")[2].rstrip("_") not in ONE_EACH:
+        return 0
+    read = next((leaf for each in node.all_input_nodes for leaf in _leaves(each.meta.get("val"))), None)
+    return read.numel() if read is not None else 0
 
 
 def _bytes_moved(node: fx.Node, packet: Any, value: Any) -> tuple[int, int]:
@@ -194,6 +203,7 @@ def _of_region(node: fx.Node, region: Region) -> Cost:
         bytes_written=value_bytes(node.meta.get("val")) + written_between,
         launches=region.launches,
         known=all(each.known for each in inner),
+        functions=sum(each.functions for each in inner),
     )
 
 

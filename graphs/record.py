@@ -27,6 +27,7 @@ class Cost(msgspec.Struct, frozen=True):
         bytes_read, bytes_written: bytes moved if every operand crosses main memory once.
         launches: kernels that run; 0 for a view.
         known: False where no rule prices this target; such a node counts as unknown, not as free.
+        functions: of the operations, those that are a function such as `exp` for one element.
     """
 
     flops: int = 0
@@ -35,6 +36,7 @@ class Cost(msgspec.Struct, frozen=True):
     bytes_written: int = 0
     launches: int = 0
     known: bool = True
+    functions: int = 0
 
     @property
     def bytes_moved(self) -> int:

@@ -265,7 +265,7 @@ def _for_elements(own: Cost, elements: int) -> Cost:
     """The cost of a node that is written for one element and runs for many at once."""
     if elements == 1:
         return own
-    numbers = {name: elements * getattr(own, name) for name in ("flops", "matmul_flops", "bytes_read", "bytes_written")}
+    numbers = {name: elements * getattr(own, name) for name in ("flops", "matmul_flops", "bytes_read", "bytes_written", "functions")}
     return msgspec.structs.replace(own, **numbers)
 
 

@@ -72,6 +72,7 @@ class Work(msgspec.Struct, frozen=True, order=True):
         launches: kernels.
         batch, rows, columns, depth: of a matmul (batch × rows × depth by depth × columns) or of a convolution as one; 0 for everything else.
         name: of the operator; empty where none is known or it is a compiled kernel.
+        functions: of the operations, those that are functions such as `exp`.
     """
 
     kind: str
@@ -85,6 +86,7 @@ class Work(msgspec.Struct, frozen=True, order=True):
     columns: int = 0
     depth: int = 0
     name: str = ""
+    functions: int = 0
 
     @property
     def bytes_moved(self) -> int:
@@ -109,7 +111,7 @@ class EfficiencyModel(msgspec.Struct, frozen=True):
     """A few numbers with a meaning that turn counted work into time.
 
     Attributes:
-        classes: class of work -> its efficiency.
+        classes: class of work -> its efficiency; `compute` of kernels with functions is of the functions alone, all else of them is as in kernels without.
         depth: inner dimension at which a matmul reaches half of the rate of an endless one, since a tile is filled and written once however deep it is.
         tile: rows and columns of the largest tile that one unit computes.
         small_tile: share of the rate that is left where a tile has a quarter of the size.

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graphs.capture import capture
+from graphs.capture import MADE_THERE, capture
 from graphs.errors import CaptureError
 from graphs.lifetimes import memory_curve
+from graphs.original import original
 from graphs.record import GraphSnapshot
 from graphs.snapshot import snapshot
 from graphs.sources.base import ModelSource
@@ -120,3 +121,34 @@ def test_a_model_that_raises_in_forward_is_told_in_one_sentence() -> None:
     with pytest.raises(CaptureError, match="KeyError") as caught:
         capture(source, "inference", "cpu")
     assert "test_capture.py" in caught.value.where
+
+
+class Masked(nn.Module):
+    """Written and tried on a CPU: its mask and positions name no device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x).masked_fill(torch.ones(32, 32, dtype=torch.bool).triu(1), 0.0) + torch.arange(32)
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_what_a_model_makes_without_naming_a_device_is_made_where_the_model_is(mode: str) -> None:
+    """`meta` stands for a GPU: another device than the CPU, on every machine."""
+    source = small.source(Masked, 32, 32)
+    found = capture(source, mode, "meta")
+    assert MADE_THERE in found.report.notes
+    assert {node.meta["val"].device.type for node in found.program.gm.graph.nodes if isinstance(node.meta.get("val"), Tensor)} == {"meta"}
+    assert {value.device.type for value in original(source, found.program)()} == {"meta"}
+    assert MADE_THERE not in capture(source, mode, "cpu").report.notes
+
+
+def test_two_devices_that_the_model_names_itself_stay_an_error() -> None:
+    class Elsewhere(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.ones(4, device="cpu").expand(4)
+
+    with pytest.raises(CaptureError, match="device"):
+        capture(small.source(Elsewhere, 4), "inference", "meta")

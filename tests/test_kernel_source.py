@@ -179,3 +179,11 @@ def test_triton_for_a_described_gpu_has_its_links_and_nothing_here_believes_in_i
     assert not torch.cuda.is_available()
     assert torch.cuda.device_count() == 0
     assert "async_compile.triton" in found.lowered.module
+
+
+def test_what_is_rounded_between_two_operators_is_rounded_in_the_loop_on_a_gpu_too() -> None:
+    """To bfloat16 and back: Triton would go on with the float32 that it computes in, which changes the answer by 1 in 256."""
+    there_and_back = body(lambda x, y: x.relu().to(torch.bfloat16).float() * y, rows(8, 64), rows(8, 64))
+    assert ".to(tl.bfloat16)" in sourced_for(there_and_back, "h100").lowered.source
+    short = body(lambda x: (x * 3).exp(), rows(8, 64).to(torch.bfloat16))
+    assert sourced_for(short, "h100").lowered.source.count(".to(tl.bfloat16)") >= 2  # after each of the two, as in eager runs

@@ -8,6 +8,7 @@ import pytest
 from torch import nn
 
 from graphs.caching_allocator import rounded, segment_bytes, simulate
+from graphs.capture import capture
 from graphs.ladder import climb
 from graphs.memory import (
     BACKWARD,
@@ -29,11 +30,14 @@ from graphs.memory import (
 from graphs.options import CaptureOptions, split_options
 from graphs.record import Cost, GraphSnapshot, NodeRecord, Source, Totals
 from graphs.saved import why_saved
+from graphs.snapshot import snapshot
 from graphs.sources.zoo import zoo_source
 from jobs.experiment import parse
 from jobs.record import Arena, ArenaResult
 from jobs.run import perform
 from pages.ui.timeline import MOST_POINTS, drawn_positions, payload_of
+from tests import small_models as small
+from tests.gpu_graphs import as_if_on_gpu
 from tests.small_models import source
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -251,3 +255,20 @@ def test_the_worker_plans_an_arena_for_the_graph_after_a_step() -> None:
     assert len(found.greedy) == 8
     aligned = cast(ArenaResult, perform(Arena(words, alignment=512), {}, lambda progress: None))
     assert all(offset % 512 == 0 for offset in aligned.plan.offsets)
+
+
+def test_what_an_operator_takes_for_itself_is_held_while_it_runs() -> None:
+    graph = graph_of(node("a"), node("b", "a", workspace=700), node("c", "b"), c="output")
+    memory = memory_of(graph)
+    assert [(one.name, one.start, one.end, one.bytes) for one in memory.holdings if one.name == "b"] == [("b", 1, 1, 700), ("b", 1, 2, 100)]
+    assert memory.at == (100, 900, 200, 100)
+    assert simulate(memory.holdings, len(graph.nodes)).allocated_peak == rounded(100) * 2 + rounded(700)
+
+
+def test_backward_of_softmax_takes_one_more_matrix_of_scores_on_a_gpu() -> None:
+    program = capture(small.ATTENTION, "training", "cpu").program
+    here, there = snapshot(program), snapshot(as_if_on_gpu(program))
+    (mine,), (theirs,) = ([one for one in graph.nodes if "softmax_backward" in one.target] for graph in (here, there))
+    assert mine.workspace == 0
+    assert theirs.workspace == theirs.bytes > 0
+    assert memory_of(there).at[there.nodes.index(theirs)] == memory_of(here).at[here.nodes.index(mine)] + theirs.bytes

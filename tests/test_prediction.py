@@ -7,12 +7,16 @@ import sys
 
 import msgspec
 import pytest
+import torch
 
+from benchmarks.prediction_kernels import BODIES, WIDTH, Loops
 from graphs.capture import capture
 from graphs.errors import RequestError
 from graphs.record import Cost, GraphSnapshot, NodeRecord, Totals
 from graphs.snapshot import snapshot
+from graphs.sources.base import ModelSource
 from graphs.sources.zoo import zoo_source
+from optimizers.pipeline import apply
 from profiler.calibrations import calibration, calibration_for
 from profiler.prediction.calibrate import Counted, Parameter, Sample, calibrate, operator_factors, seconds_of
 from profiler.prediction.parameters import gpu_model
@@ -113,14 +117,31 @@ def test_the_class_follows_from_the_operator(target: str, kind: str) -> None:
     assert work.kind == kind
 
 
-@pytest.mark.parametrize(
-    ("target", "kind"),
-    [("kernel.mul·add·sum", KERNEL), ("kernel.mul·pow·tanh·+2", KERNEL_FUNCTIONS), ("kernel.sub·softmax", KERNEL_FUNCTIONS)],
-)
-def test_compiled_kernels_stand_apart_by_whether_they_compute_functions(target: str, kind: str) -> None:
-    work = work_of(msgspec.structs.replace(node("k", "forward", 0), target=target))
+@pytest.mark.parametrize(("functions", "kind"), [(0, KERNEL), (500, KERNEL_FUNCTIONS)])
+def test_compiled_kernels_stand_apart_by_whether_they_compute_functions(functions: int, kind: str) -> None:
+    record = node("k", "forward", 1_000)
+    work = work_of(
+        msgspec.structs.replace(
+            record, target="kernel.mul·tanh", cost=msgspec.structs.replace(record.cost, matmul_flops=0, functions=functions)
+        )
+    )
     assert work is not None
-    assert (work.kind, work.name) == (kind, "")
+    assert (work.kind, work.name, work.functions) == (kind, "", functions)
+
+
+def test_functions_of_a_kernel_are_counted_one_for_each_element_and_take_longer() -> None:
+    """GELU written out over 64 × 32: one tanh for each element among its other operations; backward has only products of what forward computed."""
+    source = ModelSource("gelu", lambda: Loops(BODIES["gelu written out"]), lambda: (torch.randn(64, WIDTH),), None, ())
+    program = capture(source, "inference", "cpu").program
+    fused = apply(program, snapshot(program), "fuse-loops", {}).snapshot
+    (kernel,) = [one for one in fused.nodes if one.target.startswith("kernel.")]
+    assert kernel.cost.functions == 64 * WIDTH
+    work = work_of(kernel)
+    assert work is not None
+    assert work.kind == KERNEL_FUNCTIONS
+    here, model = msgspec.structs.replace(sheet("H100 SXM"), kind="cpu", vector_flops=5e10), calibration("cpu")
+    without = msgspec.structs.replace(work, functions=0)
+    assert kernel_seconds(work, here, model)[0] > 2 * kernel_seconds(without, here, model)[0]
 
 
 def test_a_convolution_is_a_product_with_a_row_for_each_pixel() -> None:

@@ -86,7 +86,7 @@ def gpu_model(values: Mapping[str, float]) -> EfficiencyModel:
 
 
 _SHARES = {MATMUL: (0.9, 0.7), CONVOLUTION: (0.6, 0.3), CONVOLUTION_BACKWARD: (0.5, 0.3), ATTENTION: (0.5, 0.7), ELEMENTWISE: (0.2, 0.8), TRANSCENDENTAL: (0.02, 0.8), ROWS: (0.1, 0.6), SOFTMAX: (0.05, 0.6),
-           COPY: (1.0, 0.6), GATHER: (0.05, 0.4), RANDOM: (0.005, 0.6), KERNEL: (0.2, 0.8), KERNEL_FUNCTIONS: (0.05, 0.8)}  # fmt: skip
+           COPY: (1.0, 0.6), GATHER: (0.05, 0.4), RANDOM: (0.005, 0.6), KERNEL: (0.2, 0.8), KERNEL_FUNCTIONS: (0.02, 0.8)}  # fmt: skip
 CPU = {
     **{f"{kind}_compute": Parameter(share, 0.5) for kind, (share, _) in _SHARES.items() if kind not in (COPY, GATHER)},
     **{f"{kind}_bandwidth": Parameter(share, 0.3) for kind, (_, share) in _SHARES.items()},

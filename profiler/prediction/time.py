@@ -7,6 +7,7 @@ A kernel takes the longer of its arithmetic and its memory traffic, and a fixed 
   all lanes at full clock, the rate is power / energy per operation.
 - **All others**: bytes over bandwidth. What fits into the last cache beside what the kernel before left there comes from that cache; where copies of growing size
   were measured, their curve says what any number of bytes costs.
+- **A compiled kernel** takes as long for its additions and products as those without functions do, and for each function (`exp`, `tanh`) many times that.
 - **An operator** that was measured apart takes that many times the time of its class.
 
 Every term grows with the work and falls with bandwidth, rate and units, so a faster device is never predicted slower (but for rounding of waves).
@@ -23,6 +24,8 @@ from profiler.prediction_record import (
     COMPUTE,
     CONVOLUTION,
     CONVOLUTION_BACKWARD,
+    KERNEL,
+    KERNEL_FUNCTIONS,
     LAUNCH,
     MATMUL,
     MEMORY,
@@ -77,8 +80,13 @@ def _rate(work: Work, sheet: Sheet) -> float:
 
 
 def _arithmetic_seconds(work: Work, sheet: Sheet, model: EfficiencyModel) -> float:
+    if work.kind in MULTIPLIES:
+        return work.flops / _sustained(work, sheet, model)
     efficiency = model.classes[work.kind].compute
-    return work.flops / (_sustained(work, sheet, model) if work.kind in MULTIPLIES else sheet.vector_flops * efficiency)
+    if work.kind == KERNEL_FUNCTIONS:
+        plain = (work.flops - work.functions) / (sheet.vector_flops * model.classes[KERNEL].compute)
+        return plain + work.functions / (sheet.vector_flops * efficiency)
+    return work.flops / (sheet.vector_flops * efficiency)
 
 
 def _sustained(work: Work, sheet: Sheet, model: EfficiencyModel) -> float:

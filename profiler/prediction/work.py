@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+from graphs.functions import FUNCTIONS, SOFTMAXES
 from graphs.record import Cost, NodeRecord
 from profiler.prediction_record import (
     ATTENTION,
@@ -45,16 +46,10 @@ REDUCTIONS = {
     "std", "cumsum", "cumprod", "norm", "linalg_vector_norm", "avg_pool2d", "avg_pool2d_backward",
     "_adaptive_avg_pool2d", "_adaptive_avg_pool2d_backward", "mse_loss",
 }  # fmt: skip
-SOFTMAXES = {"_softmax", "_safe_softmax", "_log_softmax", "_softmax_backward_data", "_log_softmax_backward_data", "logsumexp"}
-FUNCTIONS = {
-    "tanh", "gelu", "gelu_backward", "erf", "exp", "log", "sigmoid", "silu", "silu_backward", "mish", "sin", "cos", "elu", "softplus", "log_sigmoid_forward",
-    "logit", "expm1", "log1p", "atan", "atan2", "polar",
-}  # fmt: skip
 DRAWS = {
     "native_dropout", "bernoulli", "rand", "randn", "rand_like", "randn_like", "uniform", "normal", "randint", "exponential", "multinomial", "randperm",
     "inductor_random", "inductor_seeds",
 }  # fmt: skip
-_FUNCTION_PARTS = FUNCTIONS | {name.strip("_") for name in SOFTMAXES}
 _CLASS_OF = (
     dict.fromkeys(COPIES, COPY)
     | dict.fromkeys(GATHERS, GATHER)
@@ -78,7 +73,7 @@ def work_of(node: NodeRecord) -> Work | None:
     batch, rows, columns = _product(kind, node)
     depth = max(1, cost.matmul_flops // (2 * batch * rows * columns)) if batch * rows * columns else 0
     sizes = (batch, rows, columns, depth) if depth else (0, 0, 0, 0)
-    return Work(kind, node.dtype or "float32", cost.flops, cost.bytes_read, cost.bytes_written, cost.launches, *sizes, name)
+    return Work(kind, node.dtype or "float32", cost.flops, cost.bytes_read, cost.bytes_written, cost.launches, *sizes, name, cost.functions)
 
 
 def _product(kind: str, node: NodeRecord) -> tuple[int, int, int]:
@@ -101,7 +96,7 @@ def class_of(target: str, cost: Cost) -> str:
     if cost.matmul_flops:
         return MATMUL
     if target.startswith("kernel."):
-        return KERNEL_FUNCTIONS if _FUNCTION_PARTS.intersection(target.removeprefix("kernel.").split("·")) else KERNEL
+        return KERNEL_FUNCTIONS if cost.functions else KERNEL
     return _CLASS_OF.get(name) or _CLASS_OF.get(name.rstrip("_"), ELEMENTWISE)
 
 
