@@ -70,11 +70,12 @@ PROFILED = {
 
 
 def requests_for(device: str) -> tuple[Measure | Profile, ...]:
-    """What is measured on a device, in this order."""
+    """What is measured on a device, in this order: every model's first pipeline, then every model's second …, for the time may be over before the last."""
     found: list[Measure | Profile] = []
-    for model, pipelines in MODELS[device]:
-        for pipeline in pipelines:
-            found += wanted(f"{model}&pipeline={pipeline}", model in PROFILED[device] and pipeline == pipelines[0])
+    for turn in range(max(len(pipelines) for _, pipelines in MODELS[device])):
+        for model, pipelines in MODELS[device]:
+            for pipeline in pipelines[turn : turn + 1]:
+                found += wanted(f"{model}&pipeline={pipeline}", model in PROFILED[device] and not turn)
     return tuple(found)
 
 
