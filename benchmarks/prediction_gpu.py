@@ -14,14 +14,16 @@ import multiprocessing
 import sys
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import torch
 
 from benchmarks.prediction_cpu import PIPELINES, RANKED, Case
+from benchmarks.prediction_local import fitted, kendall, left_out, model_errors, node_errors, spread
 from graphs.capture import capture
 from graphs.options import CaptureOptions
 from graphs.program import Program
@@ -31,12 +33,16 @@ from graphs.sources.hugging_face import config_source
 from graphs.sources.zoo import zoo_source
 from optimizers.pipeline import apply
 from profiler.blocks import Limits
+from profiler.calibrations import calibration_for
 from profiler.ceilings import local_sheet, measure_ceilings
 from profiler.devices import detect
 from profiler.measure import Setup, measure
 from profiler.per_node import profile_nodes
-from profiler.prediction_record import Sheet
+from profiler.prediction.parameters import GPU_HERE, gpu_here_model
+from profiler.prediction.predict import predict
+from profiler.prediction_record import EfficiencyModel, Sheet
 from profiler.record import Device
+from profiler.sheets import OTHER_NAMES, sheet, sheets
 
 WORKERS = 6
 NODES_S, PIPELINE_S = 0.6, 0.4
@@ -178,6 +184,57 @@ def read(path: Path) -> Kept:
     return msgspec.msgpack.decode(zlib.decompress(path.read_bytes()), type=Kept)
 
 
+def report(kept: Kept) -> None:
+    """Errors by the kept model, with the data sheet and with the ceilings that were measured, and by a fit to the other models of the file."""
+    cases, pipelines = kept.cases, kept.pipelines
+    print(f"{kept.device.name}: {len(cases)} graphs, {len(pipelines)} pipelines; failed: {len(kept.failed)}")
+    for failed in kept.failed:
+        print(f"  {failed}")
+    sides = [("ceilings", kept.sheet, calibration_for(kept.sheet)), *sheet_side(kept)]
+    for title, device, model in sides:
+        found = model_errors(cases, device, model)
+        print(f"kept model, {title}: whole graphs {spread(found.values())}; nodes {spread(node_errors(cases, device, model))}")
+        for mode in MODES:
+            some = [error for name, error in found.items() if f" {mode}" in name]
+            print(
+                f"  {mode}: mean {100 * float(np.mean(np.abs(some))):.1f} %, bias {100 * float(np.mean(some)):+.1f} % (n = {len(some)})"
+                if some
+                else ""
+            )
+        told_order(pipelines, device, model)
+    whole, nodes = left_out(cases, kept.sheet, (), GPU_HERE, gpu_here_model)
+    model = fitted(cases, kept.sheet, GPU_HERE, gpu_here_model)
+    within = model_errors(cases, kept.sheet, model)
+    print(f"fitted here, model left out: whole graphs {spread(whole.values())}; nodes {spread(nodes)}")
+    print(f"fitted here, on all: whole graphs {spread(within.values())}; nodes {spread(node_errors(cases, kept.sheet, model))}")
+    told_order(pipelines, kept.sheet, model)
+    for case in cases:
+        name = f"{case.model} {case.variant}"
+        errors = " ".join(
+            f"{title} {100 * (predict(case.graph, device, one).seconds / case.seconds - 1):+6.1f} %" for title, device, one in sides
+        )
+        print(f"{name:32} {1e3 * case.seconds:9.3f} ms measured; {errors}; left out {100 * whole[name]:+6.1f} %")
+
+
+def sheet_side(kept: Kept) -> list[tuple[str, Sheet, EfficiencyModel]]:
+    """The device's data sheet with its model, where the table has one."""
+    if kept.device.name not in OTHER_NAMES and kept.device.name not in sheets():
+        return []
+    known = sheet(kept.device.name)
+    return [("data sheet", known, calibration_for(known))]
+
+
+def told_order(pipelines: Sequence[Case], device: Sheet, model: EfficiencyModel) -> None:
+    for name in dict.fromkeys(case.model for case in pipelines):
+        mine = [case for case in pipelines if case.model == name]
+        predicted, seconds = [predict(case.graph, device, model).seconds for case in mine], [case.seconds for case in mine]
+        print(
+            f"  order of {len(mine)} pipelines of {name}: tau {kendall(predicted, seconds):.2f}, beyond 2 % {kendall(predicted, seconds, same=0.02):.2f}"
+        )
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "measure":
         measured(Path(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else 150.0)
+    else:
+        report(read(Path(sys.argv[2])))

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.prediction_cpu import Case
 from benchmarks.prediction_kernels import KERNELS
-from profiler.prediction.calibrate import Counted, Sample, calibrate, counted, operator_factors, seconds_of
+from profiler.prediction.calibrate import Build, Counted, Parameter, Sample, calibrate, counted, operator_factors, seconds_of
 from profiler.prediction.parameters import CPU, cpu_model
 from profiler.prediction.predict import predict
 from profiler.prediction.time import roofline_seconds
@@ -61,15 +61,15 @@ def _alone(work: Work) -> Counted:
     return Counted(((1, work),), 0)
 
 
-def fitted(cases: Sequence[Case], device: Sheet) -> EfficiencyModel:
-    """The CPU model that predicts these measurements best: rates of classes, then operators against their class, then the rates again under those."""
+def fitted(cases: Sequence[Case], device: Sheet, parameters: Mapping[str, Parameter] = CPU, make: Build = cpu_model) -> EfficiencyModel:
+    """The model, of a CPU if nothing else is said, that predicts these measurements best: rates of classes, then operators against their class, then the rates again under those."""
     measured = samples(cases, device)
-    apart = operator_factors(measured, cpu_model(calibrate(measured, CPU, cpu_model, rounds=ROUGH)))
+    apart = operator_factors(measured, make(calibrate(measured, parameters, make, rounds=ROUGH)))
 
     def build(values: Mapping[str, float]) -> EfficiencyModel:
-        return msgspec.structs.replace(cpu_model(values), operators=apart)
+        return msgspec.structs.replace(make(values), operators=apart)
 
-    return build(calibrate(measured, CPU, build))
+    return build(calibrate(measured, parameters, build))
 
 
 def model_errors(cases: Iterable[Case], device: Sheet, model: EfficiencyModel) -> dict[str, float]:
@@ -95,12 +95,14 @@ def node_errors(cases: Iterable[Case], device: Sheet, model: EfficiencyModel) ->
     ]
 
 
-def left_out(cases: Sequence[Case], device: Sheet, always: Sequence[Case] = ()) -> tuple[dict[str, float], list[float]]:
+def left_out(
+    cases: Sequence[Case], device: Sheet, always: Sequence[Case] = (), parameters: Mapping[str, Parameter] = CPU, make: Build = cpu_model
+) -> tuple[dict[str, float], list[float]]:
     """Errors of whole graphs and of nodes, each model predicted by a calibration without any of its graphs; `always` is in every calibration."""
     whole: dict[str, float] = {}
     nodes: list[float] = []
     for name in dict.fromkeys(case.model for case in cases):
-        model = fitted([*always, *(case for case in cases if case.model != name)], device)
+        model = fitted([*always, *(case for case in cases if case.model != name)], device, parameters, make)
         mine = [case for case in cases if case.model == name]
         whole |= model_errors(mine, device, model)
         nodes += node_errors(mine, device, model)

@@ -23,7 +23,7 @@ from profiler.prediction.parameters import gpu_model
 from profiler.prediction.predict import can_run, predict, utilisation
 from profiler.prediction.time import copy_rate, kernel_seconds, roofline_seconds, smooth_maximum
 from profiler.prediction.work import work_of
-from profiler.prediction_record import ELEMENTWISE, KERNEL, KERNEL_FUNCTIONS, LAUNCH, MATMUL, MEMORY, SOFTMAX, Sheet, Work
+from profiler.prediction_record import COPY, ELEMENTWISE, KERNEL, KERNEL_FUNCTIONS, LAUNCH, MATMUL, MEMORY, SOFTMAX, Sheet, Work
 from profiler.sheets import sheet, sheets
 
 GPU = calibration("gpu")
@@ -324,3 +324,16 @@ def test_the_kept_models_say_where_they_come_from() -> None:
         assert "Least squares" in kept.origin
         assert kept.fitted
     assert calibration_for(L4) is calibration("gpu")
+
+
+def test_a_gpu_whose_ceilings_were_measured_reaches_them() -> None:
+    """What a generation leaves of its data sheet is in what was measured there: it is not taken off twice."""
+    here = msgspec.structs.replace(
+        sheet("H100 SXM"), measured=True, flops={"float32": 5e13}, vector_flops=5e13, bandwidth=3e12, power_w=0.0
+    )
+    side, size = 8192, 4 * 8192**2
+    product = Work(MATMUL, "float32", 2 * side**3, 2 * size, size, 1, 1, side, side, side)
+    copied = Work(COPY, "float32", 0, 1 << 30, 1 << 30, 1)
+    for work, least in ((product, product.flops / 5e13), (copied, (2 << 30) / 3e12)):
+        assert least < kernel_seconds(work, here, calibration_for(here))[0] < 1.1 * least
+    assert kernel_seconds(product, here, calibration("gpu"))[0] > 1.25 * product.flops / 5e13

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from profiler.prediction.parameters import against_ceilings
 from profiler.prediction_record import EfficiencyModel, Sheet
 
 FOLDER = Path(__file__).parent
@@ -19,8 +20,10 @@ def calibration(name: str) -> EfficiencyModel:
 
 
 def calibration_for(device: Sheet) -> EfficiencyModel:
-    """The kept model of this kind of device."""
-    return calibration("cpu" if device.kind == "cpu" else "gpu")
+    """The kept model of this kind of device; that of GPUs was fitted against data sheets, that of CPUs against measured ceilings."""
+    if device.kind == "cpu":
+        return calibration("cpu")
+    return against_ceilings(calibration("gpu")) if device.measured else calibration("gpu")
 
 
 def save(name: str, model: EfficiencyModel) -> Path:

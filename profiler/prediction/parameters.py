@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from profiler.prediction.calibrate import Parameter
 from profiler.prediction_record import (
     ATTENTION,
+    CLASSES,
     CONVOLUTION,
     CONVOLUTION_BACKWARD,
     COPY,
@@ -26,6 +29,7 @@ from profiler.prediction_record import (
     EfficiencyModel,
 )
 
+MULTIPLIES = (MATMUL, CONVOLUTION, CONVOLUTION_BACKWARD, ATTENTION)
 # Every generation that was measured has its own share, drawn towards what all have in common; a generation that was not measured is given the common one.
 GENERATIONS = ("pascal", "volta", "ampere")
 APART = 0.2  # of a logarithm: how far generations are believed to lie apart
@@ -82,6 +86,47 @@ def gpu_model(values: Mapping[str, float]) -> EfficiencyModel:
         operators={},
         fitted=tuple(GPU),
         origin=GPU_ORIGIN,
+    )  # fmt: skip
+
+
+def against_ceilings(model: EfficiencyModel) -> EfficiencyModel:
+    """A model that was fitted against data sheets, for a device whose ceilings were measured.
+
+    A large matmul and a copy reach these wholly, so of every share is left how far it is from those two; power and generation are in what was measured.
+    """
+    whole, copy = model.classes[MATMUL].compute, model.classes[COPY].bandwidth
+    classes = {
+        kind: ClassEfficiency(
+            min(1.0, one.compute / whole) if kind in MULTIPLIES else one.compute, min(1.0, one.bandwidth / copy), one.fixed_s
+        )
+        for kind, one in model.classes.items()
+    }
+    return msgspec.structs.replace(model, classes=classes, architecture=dict.fromkeys(model.architecture, 1.0), picojoule={})
+
+
+GPU_HERE = {
+    **{f"{kind}_compute": Parameter(share, 0.3) for kind, share in ((MATMUL, 0.95), (CONVOLUTION, 0.8), (CONVOLUTION_BACKWARD, 0.7), (ATTENTION, 0.5))},
+    **{f"{kind}_bandwidth": Parameter(share, 0.3) for kind, share in ((MATMUL, 0.9), (ELEMENTWISE, 0.95), (ROWS, 0.85), (SOFTMAX, 0.85), (COPY, 0.9),
+                                                                      (GATHER, 0.5), (RANDOM, 0.7), (KERNEL, 0.9))},
+    "depth": Parameter(40, 0.7),
+    "kernel_us": Parameter(3, 0.3),
+    "call_us": Parameter(5, 0.5),
+}  # fmt: skip
+GPU_HERE_ORIGIN = "Least squares on the logarithm of measured times of nodes and whole graphs on one GPU, against the ceilings measured in the same session."
+
+
+def gpu_here_model(values: Mapping[str, float]) -> EfficiencyModel:
+    """Values of the parameters GPU_HERE -> the model of one GPU whose ceilings were measured."""
+    x = {name: parameter.start for name, parameter in GPU_HERE.items()} | dict(values)
+    like = {TRANSCENDENTAL: ELEMENTWISE, KERNEL_FUNCTIONS: KERNEL} | dict.fromkeys((CONVOLUTION, CONVOLUTION_BACKWARD, ATTENTION), MATMUL)
+    classes = {
+        kind: ClassEfficiency(x.get(f"{kind}_compute", 1.0), x[f"{like.get(kind, kind)}_bandwidth"], x["kernel_us"] * 1e-6)
+        for kind in CLASSES
+    }
+    start = gpu_model({})
+    return msgspec.structs.replace(
+        start, name="this GPU", classes=classes, depth=x["depth"], call_s=x["call_us"] * 1e-6, picojoule={},
+        architecture=dict.fromkeys(start.architecture, 1.0), fitted=tuple(GPU_HERE), origin=GPU_HERE_ORIGIN,
     )  # fmt: skip
 
 
