@@ -266,10 +266,17 @@ def run_too() -> None:
     """Asks for proven steps to be run as well, for this pipeline and from now on."""
     words = state.current().words
     meaning = "Runs the graphs before and after on the same random inputs, with real weights, and compares every output."
-    asked = st.session_state.get("run proven of") == words
-    if st.button("Run it too", key="run proven", icon=":material/play_arrow:", type="tertiary", help=meaning, disabled=asked):
+
+    def take_wish() -> None:  # as a callback: a run that is cut off must not lose the press
         st.session_state["run proven of"] = words
-        st.rerun()
+        st.session_state["run proven now"] = True
+
+    asked = st.session_state.get("run proven of") == words
+    st.button(
+        "Run it too", key="run proven", icon=":material/play_arrow:", type="tertiary", help=meaning, disabled=asked, on_click=take_wish
+    )
+    if st.session_state.pop("run proven now", False):
+        st.rerun()  # the whole page asks for the result
 
 
 def matches(step: StepRecord) -> None:

@@ -242,8 +242,16 @@ def test_measuring_draws_charts(server: Server, page: Page) -> None:
     page.get_by_role("button", name="Measure", exact=True).click()
     page.get_by_role("heading", name="Measured", exact=True).wait_for(timeout=60_000)
     settled(page)
-    for title in ("Time of a run, ", "counted and measured", "Peak memory (counted)", "Bytes moved (counted)"):
+    for title in ("Time of a run, ", "Peak memory, ", "Peak memory (counted)", "Bytes moved (counted)"):
         expect(page.get_by_test_id("stPlotlyChart").filter(has_text=title)).to_have_count(1)
+
+
+def test_what_is_proven_can_be_run_too(server: Server, page: Page) -> None:
+    visit(page, server, "optimize?model=zoo/chain&mode=training&depth=6&width=16&batch=256&device=cpu&pipeline=recompute-activations")
+    press = page.get_by_role("button", name="Run it too")
+    press.wait_for(timeout=60_000)
+    press.click()
+    expect(press).to_have_count(0, timeout=60_000)
 
 
 def test_both_themes_draw_the_graph_in_their_own_colours(at: At) -> None:

@@ -98,7 +98,7 @@ def peaks(measurement: Measurement, counted: Sequence[int | None]) -> go.Figure:
             y=list(labels), x=[(value or 0) / scale for value in values], orientation="h", name=name, marker_color=tone,
             text=["" if value is None else show.size(value) for value in values], textposition="inside", insidetextanchor="start",
         )  # fmt: skip
-    finish(figure, 120 + 62 * len(measured), f"Peak memory, {unit}: counted and measured")
+    finish(figure, 120 + 62 * len(measured), f"Peak memory, {unit}")
     figure.update_layout(barmode="group", legend_traceorder="normal")
     figure.update_yaxes(autorange="reversed")
     return figure

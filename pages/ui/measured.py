@@ -179,7 +179,6 @@ def side_by_side(measurement: Measurement, totals: Mapping[str, Totals], ceiling
                 "ready in": show.milliseconds(timing.prepare_ms),
                 "peak, measured": show.size(timing.peak_bytes) if timing.peak_bytes is not None else "not measured",
                 "peak, counted": show.size(count.peak_bytes) if count else "",
-                "launches, counted": f"{count.launches:,}" if count else "",
             }
         )
     return pd.DataFrame(rows)
@@ -232,7 +231,6 @@ def aligned() -> dict[str, Any]:
         "ready in",
         "peak, measured",
         "peak, counted",
-        "launches, counted",
     )
     helps = {
         "would see": "The smallest difference that these runs would have shown.",
