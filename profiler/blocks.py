@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from profiler.record import FEWEST
 from profiler.runs import Clock, Run
-from profiler.statistics import FEWEST, block_ratios, ratio_interval
+from profiler.statistics import block_ratios, ratio_interval
 
 MOST = 500
 NARROW = 0.005  # half of the interval, as a share of the ratio

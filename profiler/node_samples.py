@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 
 from profiler.node_record import NodeProfile
-from profiler.statistics import FEWEST, TOO_FEW, Interval, median_interval, ratio_interval, verdict
+from profiler.record import FEWEST, TOO_FEW
+from profiler.statistics import Interval, median_interval, ratio_interval, verdict
 
 FEWEST_BLOCKS = FEWEST
 KEPT_BLOCKS = 40

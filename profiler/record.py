@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+FEWEST = 6  # values; with fewer, not even the extremes bracket their median with 95 % confidence
+TOO_FEW = "too few runs to tell"
+
 
 class Device(msgspec.Struct, frozen=True):
     """The device that ran: kind (cpu or cuda), its name, cores or multiprocessors, and memory in bytes."""
@@ -33,6 +36,11 @@ class Timing(msgspec.Struct, frozen=True):
     runs: int
     times_ms: tuple[float, ...]
     prepare_ms: float = 0.0
+
+    @property
+    def has_interval(self) -> bool:
+        """Are the runs enough for one? With fewer, `interval_ms` is from the shortest to the longest."""
+        return self.runs >= FEWEST
 
 
 class Conditions(msgspec.Struct, frozen=True):

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from profiler.record import FEWEST, TOO_FEW
+
 CONFIDENCE = 0.95
 SURE = 0.99  # for a verdict: a page shows many comparisons, and one wrong in twenty is too many
 RESAMPLES = 2000
-FEWEST = 6  # blocks; with fewer, not even the extremes bracket the median with 95 % confidence
 # Two copies of one graph differ by this share for good: their tensors lie at other addresses (measured: docs/results.md).
 FLOOR = 0.005
-NOTHING_TO_COMPARE, TOO_FEW = "nothing to compare", "too few runs to tell"
+NOTHING_TO_COMPARE = "nothing to compare"
 Interval = tuple[float, float]
 
 

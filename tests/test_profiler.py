@@ -31,9 +31,9 @@ from profiler.devices import detect, resolve
 from profiler.measure import Setup, measure, measure_contenders, shared_inputs, summary
 from profiler.peak import check_fits, peak_bytes
 from profiler.processor import usable_processors
-from profiler.record import Conditions, Measurement
+from profiler.record import FEWEST, Conditions, Measurement
 from profiler.runs import Contender, clock_of
-from profiler.statistics import FEWEST, block_ratios, detectable, median_interval, verdict
+from profiler.statistics import block_ratios, detectable, median_interval, verdict
 from profiler.threads import compute_threads
 
 KIB = 1024

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -24,6 +25,7 @@ from jobs.version import ROOT
 from optimizers.catalog import named
 from pages.ui import show
 from profiler.__main__ import main
+from profiler.measure import summary
 from profiler.node_samples import are_in_turns, samples
 from tests.test_pages import opened, table, texts
 
@@ -197,6 +199,23 @@ def test_the_page_shows_a_recording_with_its_origin(monkeypatch: pytest.MonkeyPa
     assert "Nothing here was measured on this machine" in app.info[0].value
     assert table(app, "÷ first")[""].tolist() == ["captured", "1. fuse-loops", "eager PyTorch"]
     assert not any(button.label.startswith("Measure") for button in app.button)
+
+
+def test_a_part_of_a_measurement_is_shown_as_one_and_without_intervals(monkeypatch: pytest.MonkeyPatch, made: Path) -> None:
+    """Two runs of each before the time limit came."""
+    found = read(made)
+    whole = found.entries[0].result.measurement
+    some = summary("cpu", whole.labels, np.array([[[4.0, 2.0, 8.0], [4.4, 2.2, 8.8]]]), [9, 9, None], 0, "cut short", whole.conditions)
+    entry = msgspec.structs.replace(found.entries[0], result=msgspec.structs.replace(found.entries[0].result, measurement=some))
+    write(made.parent / "part.json", msgspec.structs.replace(found, entries=(entry,)))
+    app = shown(monkeypatch, read(made.parent / "part.json"), f"{WORDS}&device=cpu")
+    said = texts(app)
+    assert "2 runs of each, in turns, until the time limit cut them short, so this is part of a measurement" in said
+    assert "Too few runs to tell" in said
+    assert "against itself" not in said
+    shown_rows = table(app, "÷ first")
+    assert shown_rows["÷ first"].tolist() == ["1", "0.500", "2.000"]
+    assert {*shown_rows["95 %"], *shown_rows["its 95 %"]} == {""}
 
 
 def test_the_page_says_what_a_recording_has_instead(monkeypatch: pytest.MonkeyPatch, made: Path) -> None:

@@ -66,8 +66,8 @@ def times(measurement: Measurement, labels: Sequence[str]) -> go.Figure:
     """Median time of every graph with its 95 % interval."""
     scale, unit = show.time_scale(max(timing.median_ms for timing in measurement.timings))
     medians = [timing.median_ms / scale for timing in measurement.timings]
-    lows = [(timing.median_ms - timing.interval_ms[0]) / scale for timing in measurement.timings]
-    highs = [(timing.interval_ms[1] - timing.median_ms) / scale for timing in measurement.timings]
+    lows = [(timing.median_ms - timing.interval_ms[0]) / scale if timing.has_interval else None for timing in measurement.timings]
+    highs = [(timing.interval_ms[1] - timing.median_ms) / scale if timing.has_interval else None for timing in measurement.timings]
     figure = go.Figure(
         go.Bar(
             y=list(labels),

@@ -14,7 +14,7 @@ from graphs.record import Totals
 from jobs.record import PEERS
 from pages.ui import charts, show, titles
 from profiler.prediction_record import Ceilings
-from profiler.record import Conditions, Measurement
+from profiler.record import FEWEST, TOO_FEW, Conditions, Measurement
 
 LOGO = {"displaylogo": False}
 BELOW: dict[str, Any] = {"y": -0.3, "yanchor": "top", "x": 0, "xanchor": "left"}  # many names need more room than there is beside a title
@@ -123,9 +123,10 @@ def trust(measurement: Measurement) -> None:
         st.caption(f":material/warning: {note}")
     low, high = measurement.control
     runs = measurement.timings[0].runs
+    noise = f"noise: `{measurement.labels[0]}` against itself comes out between {low:.3f} and {high:.3f}"
     said = [
-        f"{runs:,} runs of each, in turns, {ENDED[measurement.stopped]}",
-        f"noise: `{measurement.labels[0]}` against itself comes out between {low:.3f} and {high:.3f}",
+        f"{show.plural(runs, 'run')} of each, in turns, {ENDED[measurement.stopped]}",
+        *([noise] if runs >= 2 * FEWEST else []),  # a block has two
         *_machine(conditions),
         f"{measurement.device.name}, torch {measurement.device.torch}",
         conditions.started.replace("T", " ").replace("+00:00", " UTC"),
@@ -169,9 +170,9 @@ def side_by_side(measurement: Measurement, totals: Mapping[str, Totals], ceiling
             {
                 "": label,
                 "time, measured": show.milliseconds(timing.median_ms),
-                "95 %": f"{show.milliseconds(low)} – {show.milliseconds(high)}",
+                "95 %": f"{show.milliseconds(low)} – {show.milliseconds(high)}" if timing.has_interval else "",
                 "÷ first": f"{measurement.ratios[at]:.3f}" if at else "1",
-                "its 95 %": f"{ratio_low:.3f} – {ratio_high:.3f}" if at else "",
+                "its 95 %": f"{ratio_low:.3f} – {ratio_high:.3f}" if at and measurement.verdicts[at] != TOO_FEW else "",
                 "verdict": measurement.verdicts[at] if at else "",
                 "would see": f"{least:.1%}" if least is not None else "",
                 **energy,
