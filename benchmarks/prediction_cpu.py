@@ -88,18 +88,23 @@ def model_cases(wanted: Sequence[str] = tuple(MODELS)) -> list[Case]:
 def pipeline_cases(model: str) -> list[Case]:
     """One model's training graph after each of the pipelines that find a place in it, measured."""
     source = config_source(json.dumps(RANKED[model]), model, {"batch": "4", "seq": "256", "layers": "2", "attention": "eager"}, "training")
-    program = capture(source, "training", "cpu").program
+    found = after_pipelines(capture(source, "training", "cpu").program)
+    return measured({(model, name): program for name, (program, _) in found.items()}, nodes=False)
+
+
+def after_pipelines(program: Program) -> dict[str, tuple[Program, GraphSnapshot]]:
+    """The program and its graph after each of the pipelines that makes another graph than those before it."""
     before = snapshot(program)
-    programs, seen = {}, set[str]()
+    found, seen = {}, set[str]()
     for name, steps in PIPELINES.items():
         now, graph = program, before
         for step, settings in steps:
             applied = apply(now, graph, step, settings)
             now, graph = applied.program, applied.snapshot
         if graph.digest() not in seen:
-            programs[model, name] = now
+            found[name] = now, graph
         seen.add(graph.digest())
-    return measured(programs, nodes=False)
+    return found
 
 
 def measured(programs: Mapping[tuple[str, str], Program], nodes: bool = True) -> list[Case]:

@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 import torch
 
-from benchmarks.prediction_cpu import PIPELINES, RANKED, Case
+from benchmarks.prediction_cpu import RANKED, Case, after_pipelines
 from benchmarks.prediction_local import fitted, kendall, left_out, model_errors, node_errors, spread
 from graphs.capture import capture
 from graphs.options import CaptureOptions
@@ -31,7 +31,6 @@ from graphs.snapshot import snapshot
 from graphs.sources.base import ModelSource
 from graphs.sources.hugging_face import config_source
 from graphs.sources.zoo import zoo_source
-from optimizers.pipeline import apply
 from profiler.blocks import Limits
 from profiler.calibrations import calibration_for
 from profiler.ceilings import local_sheet, measure_ceilings
@@ -158,25 +157,16 @@ def source_of(model: str) -> ModelSource:
 
 
 def _pipelines(model: str, lock: Any) -> list[Case]:
-    program = capture(source_of(model), "training", "cuda").program
-    before = snapshot(program)
-    programs, graphs, seen = {}, {}, set[str]()
-    for name, steps in PIPELINES.items():
-        now, graph = program, before
-        for step, settings in steps:
-            applied = apply(now, graph, step, settings)
-            now, graph = applied.program, applied.snapshot
-        if graph.digest() not in seen:
-            programs[name], graphs[name] = now, graph
-        seen.add(graph.digest())
-    for now in programs.values():
-        now.gm(*now.materialize(0))  # compiles its kernels while another process has the GPU
+    after = after_pipelines(capture(source_of(model), "training", "cuda").program)
+    for program, _ in after.values():
+        program.gm(*program.materialize(0))  # compiles its kernels while another process has the GPU
     torch.cuda.empty_cache()
     with lock:
-        found = measure(list(programs.values()), list(programs), setup=Setup(limits=Limits(PIPELINE_S * len(programs))))
+        programs = [program for program, _ in after.values()]
+        found = measure(programs, list(after), setup=Setup(limits=Limits(PIPELINE_S * len(programs))))
         torch.cuda.empty_cache()
     return [
-        Case(model, label, graphs[label], timing.median_ms / 1e3, {}) for label, timing in zip(found.labels, found.timings, strict=True)
+        Case(model, label, after[label][1], timing.median_ms / 1e3, {}) for label, timing in zip(found.labels, found.timings, strict=True)
     ]
 
 
