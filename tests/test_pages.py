@@ -479,3 +479,15 @@ def test_a_step_that_only_costs_says_so() -> None:
     assert any("alone, this step only costs" in text for text in texts(app).split("\n"))
     app = opened("model=zoo/branches&pipeline=merge-parallel-convolutions,remove-dead-code", "optimize")
     assert "only costs" not in texts(app)
+
+
+def test_a_browser_that_tells_the_first_choice_has_chosen_nothing() -> None:
+    """It does so where a run was cut off before it heard of the value: the model stays, and is not replaced by an example of one's own."""
+    app = opened("model=zoo/chain&mode=inference&batch=3")
+    choice = app.selectbox(key="model")
+    assert choice.value == "zoo/chain"
+    assert "own model" not in choice.options[0]
+    choice.select_index(0).run()
+    assert not app.exception
+    assert "".join(app.query_params["model"]) == "zoo/chain"
+    assert "".join(app.query_params["batch"]) == "3"

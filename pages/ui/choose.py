@@ -51,7 +51,9 @@ def _model(catalogue: CatalogueResult, shown: Experiment) -> None:
     titles = own | {model.name: _title(model) for model in catalogue.models}
     if not own and shown.model.startswith("source/"):
         titles = {OWN: OWN_TITLE} | titles  # a link to what was brought when that was possible: the page says that it is not run
-    widget("model", OWN if shown.model.startswith("source/") else shown.model)
+    now = OWN if shown.model.startswith("source/") else shown.model
+    titles = {now: titles[now]} | titles  # a browser that has not heard of the value tells the first option: let that be nobody's choice
+    widget("model", now)
     st.selectbox("Model", list(titles), key="model", format_func=lambda name: titles[name], on_change=_take_model)
     if not shown.model.startswith("source/"):
         st.caption(state.model_record(shown.model, catalogue).summary)
@@ -86,13 +88,16 @@ def _take_model() -> None:
 
 
 def _take_mode() -> None:
-    mode = st.session_state["mode"] or MODES[0]
+    mode = st.session_state["mode"]
+    if not mode:
+        return  # no reader can choose none: said by a widget that has not heard of its value
     kept = tuple(pair for pair in state.current().options if mode == "training" or pair[0] not in TRAINING_ONLY)
     state.change(mode=mode, options=kept)
 
 
 def _take_device() -> None:
-    state.change(device=st.session_state["device"] or DEVICES[0])
+    if device := st.session_state["device"]:
+        state.change(device=device)
 
 
 def _take_option(option: OptionRecord, key: str) -> None:
