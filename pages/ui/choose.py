@@ -12,6 +12,7 @@ from pages.ui import own_file, state, work
 from pages.ui.state import widget
 
 OWN = "source"
+NOBODYS = ""  # a browser that has not heard of the value tells the first option: that is nobody's choice
 OWN_TITLE = "Your own model …"
 MODES_HELP = (
     "Training adds the loss and the backward pass. Prefill reads a prompt and fills the key/value cache; decode adds one token to it. "
@@ -52,7 +53,7 @@ def _model(catalogue: CatalogueResult, shown: Experiment) -> None:
     if not own and shown.model.startswith("source/"):
         titles = {OWN: OWN_TITLE} | titles  # a link to what was brought when that was possible: the page says that it is not run
     now = OWN if shown.model.startswith("source/") else shown.model
-    titles = {now: titles[now]} | titles  # a browser that has not heard of the value tells the first option: let that be nobody's choice
+    titles = {NOBODYS: "Choose a model …"} | titles
     widget("model", now)
     st.selectbox("Model", list(titles), key="model", format_func=lambda name: titles[name], on_change=_take_model)
     if not shown.model.startswith("source/"):
@@ -77,7 +78,7 @@ def _option(option: OptionRecord, shown: Experiment) -> None:
 
 def _take_model() -> None:
     chosen = st.session_state["model"]
-    if chosen == state.current().model:
+    if chosen in (NOBODYS, state.current().model):
         return  # said by a widget that is drawn again after the page was without it: nobody chose anything
     if chosen == OWN:
         own_file.begin()
