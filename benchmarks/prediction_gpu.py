@@ -82,7 +82,7 @@ def tasks() -> list[Task]:
         ("model", name, f"{mode}{', bfloat16' if autocast else ''}")
         for name in MODELS
         for mode in MODES
-        for autocast in (False, name in HALF)[: 1 + (name in HALF)]
+        for autocast in ((False, True) if name in HALF else (False,))
     ]
     return [*(("pipelines", name, "") for name in RANKED), *whole]
 
@@ -90,7 +90,7 @@ def tasks() -> list[Task]:
 def measured(path: Path, seconds: float) -> None:
     """Measures until the time is over, and writes the file."""
     torch.zeros(1, device="cuda")
-    sheet = local_sheet(measure_ceilings("cuda"))
+    ceilings = local_sheet(measure_ceilings("cuda"))
     context = multiprocessing.get_context("spawn")
     one_at_a_time, until = context.Lock(), time.time() + seconds
     with context.Pool(WORKERS, _begin, (one_at_a_time, until)) as pool:
@@ -105,7 +105,7 @@ def measured(path: Path, seconds: float) -> None:
             )
     cases = [case for result in found if not isinstance(result, str) for case in result]
     kept = Kept(
-        detect("cuda"), sheet, tuple(one for one in cases if one.nodes), tuple(one for one in cases if not one.nodes),
+        detect("cuda"), ceilings, tuple(one for one in cases if one.nodes), tuple(one for one in cases if not one.nodes),
         tuple(one for one in found if isinstance(one, str)),
     )  # fmt: skip
     path.write_bytes(zlib.compress(msgspec.msgpack.encode(kept), 9))

@@ -52,9 +52,8 @@ def _model(catalogue: CatalogueResult, shown: Experiment) -> None:
     titles = own | {model.name: _title(model) for model in catalogue.models}
     if not own and shown.model.startswith("source/"):
         titles = {OWN: OWN_TITLE} | titles  # a link to what was brought when that was possible: the page says that it is not run
-    now = OWN if shown.model.startswith("source/") else shown.model
     titles = {NOBODYS: "Choose a model …"} | titles
-    widget("model", now)
+    widget("model", OWN if shown.model.startswith("source/") else shown.model)
     st.selectbox("Model", list(titles), key="model", format_func=lambda name: titles[name], on_change=_take_model)
     if not shown.model.startswith("source/"):
         st.caption(state.model_record(shown.model, catalogue).summary)

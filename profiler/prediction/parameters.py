@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import msgspec
 
 from profiler.prediction.calibrate import Parameter
+from profiler.prediction.time import MULTIPLIES
 from profiler.prediction_record import (
     ATTENTION,
     CLASSES,
@@ -29,7 +30,6 @@ from profiler.prediction_record import (
     EfficiencyModel,
 )
 
-MULTIPLIES = (MATMUL, CONVOLUTION, CONVOLUTION_BACKWARD, ATTENTION)
 # Every generation that was measured has its own share, drawn towards what all have in common; a generation that was not measured is given the common one.
 GENERATIONS = ("pascal", "volta", "ampere")
 APART = 0.2  # of a logarithm: how far generations are believed to lie apart

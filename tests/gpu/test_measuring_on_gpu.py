@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -257,7 +258,7 @@ def test_snapshots_and_traces_of_this_gpu_are_read(tmp_path: Path) -> None:
     torch.cuda.memory._dump_snapshot(str(tmp_path / "it.pickle"))
     torch.cuda.memory._record_memory_history(None)
     found = read_snapshot((tmp_path / "it.pickle").read_bytes(), "it.pickle")
-    assert found
+    assert np.frombuffer(found.change, np.int64).tolist().count(4 << 20) == 3
 
 
 def test_exported_programs_run_on_the_gpu(tmp_path: Path) -> None:
