@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from pages.ui import class_room, sign_in, state
+from pages.ui import class_room, sign_in
 
 st.set_page_config(page_title="fxscope", page_icon="static/fxscope.svg", layout="wide", initial_sidebar_state=250)
 may_enter = sign_in.gate()
@@ -23,6 +23,4 @@ pages = [
 ]
 page = st.navigation(pages, position="sidebar" if may_enter else "hidden")
 if may_enter:
-    state.begin()
     class_room.run(page, pages)
-    state.end()

@@ -481,13 +481,15 @@ def test_a_step_that_only_costs_says_so() -> None:
     assert "only costs" not in texts(app)
 
 
-def test_a_browser_that_tells_the_first_choice_has_chosen_nothing() -> None:
-    """It does so where a run was cut off before it heard of the value: the model stays, and is not replaced by an example of one's own."""
-    app = opened("model=zoo/chain&mode=inference&batch=3")
-    choice = app.selectbox(key="model")
-    assert choice.value == "zoo/chain"
-    assert "own model" not in choice.options[0]
-    choice.select_index(0).run()
-    assert not app.exception
-    assert "".join(app.query_params["model"]) == "zoo/chain"
-    assert "".join(app.query_params["batch"]) == "3"
+def test_a_field_that_has_not_heard_of_its_value_shows_it_all_the_same() -> None:
+    """A value is sent once; where that run was cut off, the browser shows the field's default, and tells it as if it had been chosen."""
+    app = opened("model=zoo/attention&mode=training&batch=3&heads=2&dtype=bfloat16&causal=no")
+    model, mode = app.selectbox(key="model"), app.button_group(key="mode")
+    assert model.options[model.proto.default] == "Attention block by hand"
+    assert [mode.options[one] for one in mode.proto.default] == ["training"]
+    fields = [field for field in [*app.number_input, *app.selectbox] if field.key and field.key.startswith("zoo/attention ")]
+    assert len(fields) > 4
+    for field in fields:
+        default = int(field.proto.default)
+        assert str(field.value) == str(default if field.type == "number_input" else field.options[default]), field.key
+    assert {"3", "2", "bfloat16", "no"} <= {str(field.value) for field in fields}

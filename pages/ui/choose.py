@@ -12,7 +12,6 @@ from pages.ui import own_file, state, work
 from pages.ui.state import widget
 
 OWN = "source"
-NOBODYS = ""  # a browser that has not heard of the value tells the first option: that is nobody's choice
 OWN_TITLE = "Your own model …"
 MODES_HELP = (
     "Training adds the loss and the backward pass. Prefill reads a prompt and fills the key/value cache; decode adds one token to it. "
@@ -26,8 +25,9 @@ def experiment(catalogue: CatalogueResult, shown: Experiment) -> None:
         _model(catalogue, shown)
         own = shown.model.startswith("source/")
         modes, options = own_file.choices(catalogue, shown) if own else _choices(catalogue, shown)
-        widget("mode", shown.mode)
-        st.segmented_control("Mode", modes, key="mode", on_change=_take_mode, required=True, help=MODES_HELP)
+        st.segmented_control(
+            "Mode", modes, default=widget("mode", shown.mode), key="mode", on_change=_take_mode, required=True, help=MODES_HELP
+        )
         for option in options:
             _option(option, shown)
         asked = dict(shown.options)
@@ -36,8 +36,9 @@ def experiment(catalogue: CatalogueResult, shown: Experiment) -> None:
                 if option.name not in TRAINING_ONLY or shown.mode == "training":
                     _option(option, shown)
         if catalogue.device.kind == "cuda" or shown.device != "auto":
-            widget("device", shown.device)
-            st.segmented_control("Device", DEVICES, key="device", on_change=_take_device, required=True)
+            st.segmented_control(
+                "Device", DEVICES, default=widget("device", shown.device), key="device", on_change=_take_device, required=True
+            )
         st.caption("This experiment in words, as in the address of this page:")
         st.code(shown.words, language=None, wrap_lines=True)
 
@@ -52,9 +53,8 @@ def _model(catalogue: CatalogueResult, shown: Experiment) -> None:
     titles = own | {model.name: _title(model) for model in catalogue.models}
     if not own and shown.model.startswith("source/"):
         titles = {OWN: OWN_TITLE} | titles  # a link to what was brought when that was possible: the page says that it is not run
-    titles = {NOBODYS: "Choose a model …"} | titles
-    widget("model", OWN if shown.model.startswith("source/") else shown.model)
-    st.selectbox("Model", list(titles), key="model", format_func=lambda name: titles[name], on_change=_take_model)
+    now = widget("model", OWN if shown.model.startswith("source/") else shown.model)
+    st.selectbox("Model", list(titles), list(titles).index(now), key="model", format_func=lambda name: titles[name], on_change=_take_model)
     if not shown.model.startswith("source/"):
         st.caption(state.model_record(shown.model, catalogue).summary)
 
@@ -68,16 +68,14 @@ def _option(option: OptionRecord, shown: Experiment) -> None:
     text = dict(shown.options).get(option.name, option.default)
     take = {"key": key, "on_change": _take_option, "args": (option, key), "help": option.meaning}
     if option.choices:
-        widget(key, text)
-        st.selectbox(option.name, option.choices, **take)
+        st.selectbox(option.name, option.choices, option.choices.index(widget(key, text)), **take)
     else:
-        widget(key, int(text))
-        st.number_input(option.name, option.minimum, option.maximum, step=1, **take)
+        st.number_input(option.name, option.minimum, option.maximum, widget(key, int(text)), step=1, **take)
 
 
 def _take_model() -> None:
     chosen = st.session_state["model"]
-    if chosen in (NOBODYS, state.current().model):
+    if chosen == state.current().model:
         return  # said by a widget that is drawn again after the page was without it: nobody chose anything
     if chosen == OWN:
         own_file.begin()

@@ -33,8 +33,8 @@ def ask(found: Numbers) -> None:
     for row in range(0, len(names), COLUMNS):
         for column, name in zip(st.columns(COLUMNS), names[row : row + COLUMNS], strict=False):
             key = f"lesson number {name}"
-            state.widget(key, found[name])
-            column.number_input(name.replace("_", " "), 1, LARGEST, key=key, on_change=_take_numbers, args=(tuple(names),))
+            value = state.widget(key, found[name])
+            column.number_input(name.replace("_", " "), 1, LARGEST, value, key=key, on_change=_take_numbers, args=(tuple(names),))
 
 
 def _take_numbers(names: Sequence[str]) -> None:
@@ -58,8 +58,8 @@ def ask_sizes(experiment: Experiment, change: Sequence[str], catalogue: Catalogu
 
 def _field(column: DeltaGenerator, option: OptionRecord, value: str) -> None:
     key = f"lesson size {option.name}"
-    state.widget(key, int(value))
-    column.number_input(option.name.replace("_", " "), option.minimum, option.maximum, key=key, help=option.meaning)
+    now = state.widget(key, int(value))
+    column.number_input(option.name.replace("_", " "), option.minimum, option.maximum, now, key=key, help=option.meaning)
 
 
 def _take_sizes(model: str, names: Sequence[str], kept: Mapping[str, str]) -> None:

@@ -58,9 +58,9 @@ def choose_model(place: Place, screen: Screen, catalogue: CatalogueResult) -> No
     titles |= {f"model={model.name}&mode={model.modes[0]}": model.title for model in catalogue.models if model.name.startswith("zoo/")}
     if place.on not in titles:
         titles[place.on] = f"`{place.on}`"
-    state.widget("lesson model", place.on)
+    at = list(titles).index(state.widget("lesson model", place.on))
     st.selectbox(
-        "Model", list(titles), key="lesson model", format_func=lambda words: titles[words], on_change=_take_model, disabled=not screen.words,
+        "Model", list(titles), at, key="lesson model", format_func=lambda words: titles[words], on_change=_take_model, disabled=not screen.words,
         help="Any lesson can speak of another model; where it says nothing about that one, the screen says why.",
     )  # fmt: skip
     if not screen.words:

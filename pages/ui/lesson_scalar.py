@@ -30,9 +30,8 @@ DARK = Tones("#f0f2f5", (("#7fb0e6", "#1d2f42"), ("#ef8a80", "#43211f"), ("#c39b
 
 def choose_formula(place: Place, own: str) -> None:
     """The formula that the screen speaks of; the reader may type another."""
-    state.widget("lesson formula", place.formula or own)
     st.text_input(
-        "Formula and point", key="lesson formula", on_change=_take_formula, args=(own,),
+        "Formula and point", state.widget("lesson formula", place.formula or own), key="lesson formula", on_change=_take_formula, args=(own,),
         help="Type any other: + - * / **, numbers, names, and ln, exp, sin, cos, tanh, sqrt; then `at` and a number for each name. Empty: the lesson's own.",
     )  # fmt: skip
 

@@ -200,9 +200,15 @@ def _class_choice(entry: EntryRecord, shown: Experiment) -> None:
         return
     own = () if entry.chosen and not _has_function(entry) else ("",)
     key = f"class {shown.model}"
-    widget(key, entry.chosen)
+    choices = [*own, *entry.classes]
     st.columns(4)[0].selectbox(
-        "Class", [*own, *entry.classes], format_func=lambda name: name or f"{entry.builder}()", key=key, on_change=_take_class, args=(key,)
+        "Class",
+        choices,
+        choices.index(widget(key, entry.chosen)),
+        format_func=lambda name: name or f"{entry.builder}()",
+        key=key,
+        on_change=_take_class,
+        args=(key,),
     )
 
 
@@ -217,9 +223,9 @@ def _fields(title: str, fields: Sequence[ArgumentRecord], shown: Experiment, wor
     for row in range(0, len(fields), 4):
         for column, one in zip(st.columns(4), fields[row : row + 4], strict=False):
             key = _key(shown.model, word, one.name)
-            widget(key, one.value)
             column.text_input(
                 one.name if one.name.isidentifier() else show.plain(one.name),
+                widget(key, one.value),
                 key=key,
                 placeholder=one.default or HOW[one.how],
                 help=HOW[one.how] or None,

@@ -10,12 +10,11 @@ import base64
 import difflib
 import re
 import zlib
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
 import streamlit as st
-from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 import jobs.client
 from graphs.errors import RequestError
@@ -39,6 +38,7 @@ NAMES_HELP = {
     "plan": "Leave it out, and a plan is made.",
 }
 FIRST_CHOICE = "zoo/mlp"
+Value = TypeVar("Value", str, int)
 
 
 class Camera(msgspec.Struct):
@@ -189,36 +189,12 @@ def set_option(option: OptionRecord, value: str) -> None:
     change(options=tuple(sorted(kept.items())))
 
 
-def widget(key: str, value: str | int) -> None:
-    """Sets a widget: the URL decides what it shows. On another page it is a new widget that begins at its default, although the session still
-    has the value of the one before."""
-    if _is_new_here(key) or st.session_state.get(key) != value:
+def widget(key: str, value: Value) -> Value:
+    """Gives a widget the value that the address says, and returns it to be the widget's default as well. The server sends a value once, and where that
+    run was cut off the browser shows the default, and tells it as if somebody had chosen it."""
+    if st.session_state.get(key) != value:
         st.session_state[key] = value
-
-
-def begin() -> None:
-    """Before a page runs. Where the run before was cut off, the browser may have a widget without the value that it was given, and would tell its
-    default as if somebody had chosen it: all widgets are set again."""
-    if st.session_state.get("run cut off"):
-        st.session_state.pop("widgets of", None)
-    st.session_state["run cut off"] = True
-
-
-def end() -> None:
-    """After a page has run to its end."""
-    st.session_state["run cut off"] = False
-
-
-def _is_new_here(key: str) -> bool:
-    """Was no widget of that key set since the reader came to this page?"""
-    context = get_script_run_ctx()
-    page = context.page_script_hash if context else ""
-    if st.session_state.get("widgets of") != page:
-        st.session_state.update({"widgets of": page, "widgets set": set()})
-    known: set[str] = st.session_state["widgets set"]
-    is_new = key not in known
-    known.add(key)
-    return is_new
+    return value
 
 
 def _keep(chosen: Experiment, write: bool) -> Experiment:
