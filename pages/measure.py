@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import streamlit as st
 
 from graphs.record import Totals
-from jobs.experiment import Experiment
+from jobs.experiment import Experiment, parse
 from jobs.record import CeilingsResult, Measure, MeasureCeilings, MeasureResult, Optimize, OptimizeResult
 from pages.ui import charts, choose, measured, recorded, show, state, titles, work
 from profiler.record import Device
@@ -31,16 +31,24 @@ def main() -> None:
         device_line(catalogue.device)
         request = ask(experiment, catalogue.device)
         found = work.answer(Optimize(experiment.words), "optimize", OptimizeResult)
-        totals = dict(zip(experiment.graph_labels, (graph.totals for graph in found.graphs), strict=False))
+        totals = totals_of(work.words_of("optimize"), found)
         if not work.is_asked(request, SLOT) and not work.is_kept(request):
             st.info("Not measured yet. Press **Measure** above; it takes from some seconds to a few minutes.", icon=":material/timer:")
             counted_part(totals)
             return
         with show.patient():  # what is counted stands there while it runs, and where it was cancelled
-            kept = work.quietly(CEILINGS, CeilingsResult) if work.is_kept(CEILINGS) else None
-            measured.part(work.answer(request, SLOT, MeasureResult).measurement, totals, kept.ceilings if kept else None)
+            kept = work.kept(CEILINGS, CeilingsResult)
+            measurement = work.answer(request, SLOT, MeasureResult).measurement
+            words = work.words_of(SLOT)
+            theirs = totals if words == work.words_of("optimize") else totals_of(words, work.kept(Optimize(words), OptimizeResult))
+            measured.part(measurement, theirs, kept.ceilings if kept else None)
             st.page_link("pages/profile_nodes.py", label="Where the time goes, node by node", icon=":material/monitoring:")
         counted_part(totals)
+
+
+def totals_of(words: str, found: OptimizeResult | None) -> dict[str, Totals]:
+    """What was counted of the graphs of an experiment, by their labels."""
+    return dict(zip(parse(words).graph_labels, (graph.totals for graph in found.graphs), strict=True)) if found else {}
 
 
 def device_line(device: Device) -> None:

@@ -11,6 +11,7 @@ import streamlit as st
 
 from graphs.memory import SAVED, Holding
 from graphs.record import GraphSnapshot
+from jobs.experiment import parse
 from jobs.record import Optimize, OptimizeResult
 from pages.ui import (
     choose,
@@ -57,20 +58,21 @@ def main() -> None:
         choose.experiment(catalogue, experiment)
         found = work.answer(Optimize(experiment.words), "optimize", OptimizeResult)
         show.nothing_to_count(found.report)
-        page(found, experiment.words)
+        page(found, work.words_of("optimize"), experiment.words)
 
 
 @st.fragment
-def page(found: OptimizeResult, words: str) -> None:
-    """The choice of a graph and of sizes, the curves beside the graph, and one section below."""
-    if words != state.current().words:
+def page(found: OptimizeResult, words: str, address: str) -> None:
+    """The choice of a graph and of sizes, the curves beside the graph, and one section below. `words` are of what was found: not those of the address,
+    where the last good result stands in."""
+    if address != state.current().words:
         st.rerun()
     step, sizes = controls(found)
     graph = found.graphs[step + 1]
     if graph.totals.nodes != len(graph.nodes):
         st.info("This graph is so large that it is shown collapsed, and the lifetimes of its tensors are not kept. Take fewer layers.")
         return
-    views = Views(side_of(found.graphs[0], sizes), side_of(graph, sizes), step, state.current().prefix(step + 1).words)
+    views = Views(side_of(found.graphs[0], sizes), side_of(graph, sizes), step, parse(words).prefix(step + 1).words)
     tiles(views.shown)
     if not views.shown.memory.holdings:
         st.info("This graph allocates nothing: all that it gives out was there before.")

@@ -1,11 +1,12 @@
 """Predict
 
 What would this graph do on another device? Its operations and bytes are counted; how fast a device does them stands in its data sheet, and how much of
-that is reached was fitted to measurements. Nothing on this page ran anywhere: every time here is predicted.
+that is reached was fitted to measurements. The graph runs nowhere: every time of a run is predicted.
 """
 
 import streamlit as st
 
+from jobs.experiment import parse
 from jobs.record import CeilingsResult, MeasureCeilings, Optimize, OptimizeResult, Predict, PredictResult
 from pages.ui import choose, predicted, show, state, work
 from profiler.prediction_record import Ceilings
@@ -26,11 +27,13 @@ def main() -> None:
         if not answer.devices:
             st.info("No device of the table has a rate for the dtypes of this graph.", icon=":material/memory:")
             return
-        predicted.side_by_side(answer, [step.words for step in found.steps], CHOSEN)
+        words = work.words_of(SLOT)  # the last good prediction may be of another graph than the one that is there by now
+        theirs = found if words == work.words_of("optimize") else work.kept(Optimize(words), OptimizeResult)
+        predicted.side_by_side(answer, bool(parse(words).pipeline), CHOSEN)
         if answer.chosen is None:
             st.info("Choose a device, by its bar or its row, to see where its time would go, node by node.", icon=":material/touch_app:")
-        else:
-            predicted.nodes(found.graphs[-1], answer.chosen)
+        elif theirs is not None:
+            predicted.nodes(theirs.graphs[-1], answer.chosen)
 
 
 def this_machine() -> Ceilings | None:

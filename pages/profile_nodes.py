@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import streamlit as st
 
 from graphs.record import GraphSnapshot
-from jobs.experiment import Experiment
+from jobs.experiment import Experiment, parse
 from jobs.record import Optimize, OptimizeResult, Profile, ProfileResult
 from jobs.recorded import Recording
 from pages.ui import (
@@ -35,6 +35,7 @@ from profiler.node_record import NodeProfile
 from profiler.timeline import columns
 
 SLOT, PANE, SECTION = "profile", "profiled graph", "profile section"
+COMPARISON = "Before and after"
 FILE, GRAPH = "A trace or snapshot", "This model"
 HEIGHT = 500  # so that what is told below it stands on the same screen
 
@@ -61,7 +62,12 @@ def main() -> None:
             st.info("Not profiled yet. Press **Profile** above; it takes some seconds.", icon=":material/monitoring:")
             return
         measured = work.answer(request, SLOT, ProfileResult)
-        page(found.graphs, measured.profiles, experiment)
+        words = work.words_of(SLOT)
+        theirs = found if words == work.words_of("optimize") else work.kept(Optimize(words), OptimizeResult)
+        if theirs is None:
+            st.info("Its graph is not there any more. Press **Profile** to measure once more.", icon=":material/monitoring:")
+            return
+        page(theirs.graphs, measured.profiles, words, experiment.words)
 
 
 @st.fragment
@@ -96,22 +102,27 @@ def elsewhere(known: Recording, experiment: Experiment) -> None:
         st.markdown("Of this experiment no node was profiled there. Of these they were:")
     else:
         found = entry.opened()
-        page(found.graphs, found.profiles, experiment, known.title)
+        page(found.graphs, found.profiles, experiment.words, experiment.words, known.title)
         st.subheader("All profiles of this recording", anchor=False)
     recorded.profiles(known)
 
 
 @st.fragment
-def page(graphs: Sequence[GraphSnapshot], profiles: Sequence[NodeProfile], experiment: Experiment, recorded_on: str = "") -> None:
-    """The head, one section, and beside it the graph."""
-    if experiment.words != state.current().words:
+def page(graphs: Sequence[GraphSnapshot], profiles: Sequence[NodeProfile], words: str, address: str, recorded_on: str = "") -> None:
+    """The head, one section, and beside it the graph.
+
+    Args:
+        words: the experiment that was profiled; not that of the address, where the last good result stands in.
+        address: the experiment in the address when this was drawn.
+    """
+    if address != state.current().words:
         st.rerun()
     head = st.container()
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         section = st.segmented_control(
             "Section", list(SECTIONS), key=SECTION, default="Nodes", required=True, label_visibility="collapsed", width="content"
         )
-        side = chosen_side(graphs, profiles, len(experiment.pipeline), recorded_on)
+        side = chosen_side(graphs, profiles, words, recorded_on, compares=section == COMPARISON)
     with head:
         profile_whole.tiles(side.profile, "recorded" if recorded_on else "measured")
     left, right = st.columns([1.25, 1], gap="small")
@@ -123,12 +134,15 @@ def page(graphs: Sequence[GraphSnapshot], profiles: Sequence[NodeProfile], exper
     profile_whole.footnote(side.profile)
 
 
-def chosen_side(graphs: Sequence[GraphSnapshot], profiles: Sequence[NodeProfile], steps: int, recorded_on: str) -> Side:
-    """The graph after the pipeline, or the captured one if the reader wants that."""
-    first = side_of(graphs[0], profiles[0], None, recorded_on)
+def chosen_side(
+    graphs: Sequence[GraphSnapshot], profiles: Sequence[NodeProfile], words: str, recorded_on: str, compares: bool = False
+) -> Side:
+    """The graph after the pipeline, or the captured one if the reader wants that and looks at one graph only."""
+    experiment = parse(words)
+    first = side_of(graphs[0], profiles[0], experiment.prefix(0).words, None, recorded_on)
     if len(profiles) < 2:
         return first
-    titles = {0: "as captured", 1: f"after {show.plural(steps, 'step')}"}
+    titles = {0: "as captured", 1: f"after {show.plural(len(experiment.pipeline), 'step')}"}
     which = st.segmented_control(
         "Graph",
         [0, 1],
@@ -138,8 +152,10 @@ def chosen_side(graphs: Sequence[GraphSnapshot], profiles: Sequence[NodeProfile]
         label_visibility="collapsed",
         width="content",
         format_func=lambda number: titles[number],
+        disabled=compares,
+        help="This section shows both." if compares else None,
     )
-    return first if which == 0 else side_of(graphs[-1], profiles[-1], first, recorded_on)
+    return first if which == 0 and not compares else side_of(graphs[-1], profiles[-1], words, first, recorded_on)
 
 
 def picture(side: Side) -> None:
@@ -186,9 +202,7 @@ def predicted(side: Side) -> None:
         )
         st.page_link("pages/predict.py", label="Go to Predict", icon=":material/speed:")
         return
-    experiment = state.current()
-    is_captured = bool(experiment.pipeline) and side.first is None
-    profile_predicted.panel(side, (experiment.prefix(0) if is_captured else experiment).words)
+    profile_predicted.panel(side)
 
 
 def timeline(side: Side) -> None:
@@ -228,7 +242,7 @@ SECTIONS: dict[str, Callable[[Side], None]] = {
     "Timeline": timeline,
     "Memory": memory,
     "Kernels": profile_table.kernels,
-    "Before and after": profile_groups.change,
+    COMPARISON: profile_groups.change,
 }
 
 

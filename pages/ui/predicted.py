@@ -41,15 +41,15 @@ def ceilings_in_words(found: Ceilings) -> str:
     )
 
 
-def side_by_side(answer: PredictResult, steps: Sequence[str], chosen: str) -> None:
+def side_by_side(answer: PredictResult, has_steps: bool, chosen: str) -> None:
     """Times as bars, and the table in which a device is chosen."""
     names = [device.name for device in answer.devices]
     st.plotly_chart(
-        bars(answer, bool(steps)), key="predicted bars", config=LOGO, selection_mode="points", on_select=lambda: _choose_bar(names, chosen)
+        bars(answer, has_steps), key="predicted bars", config=LOGO, selection_mode="points", on_select=lambda: _choose_bar(names, chosen)
     )
-    right = [name for name in table(answer, bool(steps)) if name not in ("device", "bound by", "figures")]
+    right = [name for name in table(answer, has_steps) if name not in ("device", "bound by", "figures")]
     st.dataframe(
-        table(answer, bool(steps)), hide_index=True, key="predicted table", selection_mode="single-row",
+        table(answer, has_steps), hide_index=True, key="predicted table", selection_mode="single-row",
         on_select=lambda: _choose(names, chosen), height=min(36 * (len(names) + 1), 430),
         column_config={
             **{name: st.column_config.TextColumn(alignment="right") for name in right},
@@ -57,7 +57,7 @@ def side_by_side(answer: PredictResult, steps: Sequence[str], chosen: str) -> No
                 alignment="right", help="Model FLOPs utilisation: matmul operations, those that run again left out, over time × peak rate."
             ),
             "HFU": st.column_config.TextColumn(alignment="right", help="Hardware FLOPs utilisation: with those that run again."),
-            "time": st.column_config.TextColumn(alignment="right", help="Predicted, of one run of the graph" + (" after the pipeline." if steps else ".")),
+            "time": st.column_config.TextColumn(alignment="right", help="Predicted, of one run of the graph" + (" after the pipeline." if has_steps else ".")),
             "as captured": st.column_config.TextColumn(alignment="right", help="Predicted time of one run without the pipeline."),
             "÷": st.column_config.TextColumn(alignment="right", help="Time after the pipeline ÷ time as captured, both predicted."),
             "bound by": st.column_config.TextColumn(help="What most of the predicted time goes to."),

@@ -13,7 +13,7 @@ import streamlit as st
 from jobs.record import CeilingsResult, MeasureCeilings, Predict, PredictResult
 from pages.ui import charts, show, work
 from pages.ui.profile_side import NO_LOGO, Side, go_to_all, take_point
-from profiler.node_record import NodeTiming
+from profiler.node_record import NodeProfile, NodeTiming
 from profiler.prediction_record import NodePrediction, Prediction
 
 SLOT, CEILINGS, POINTS, HISTOGRAM = "profile prediction", "profile ceilings", "profile predicted points", "profile predicted histogram"
@@ -36,15 +36,11 @@ class Pair(NamedTuple):
 
 def known_ceilings() -> CeilingsResult | None:
     """This machine's ceilings, where they were measured before."""
-    return work.quietly(MeasureCeilings(), CeilingsResult) if work.is_kept(MeasureCeilings()) else None
+    return work.kept(MeasureCeilings(), CeilingsResult)
 
 
-def panel(side: Side, words: str) -> None:
-    """Asks for ceilings where there are none, and then shows how the prediction fits.
-
-    Args:
-        words: the experiment whose last graph is the one that was measured.
-    """
+def panel(side: Side) -> None:
+    """Asks for ceilings where there are none, and then shows how the prediction fits."""
     if not work.is_kept(MeasureCeilings()) and not work.is_asked(MeasureCeilings(), CEILINGS):
         st.info("A prediction for this machine needs its ceilings: matmul rates, copies, launches.", icon=":material/speed:")
         st.button(
@@ -56,7 +52,8 @@ def panel(side: Side, words: str) -> None:
         )
         return
     found = work.answer(MeasureCeilings(), CEILINGS, CeilingsResult)
-    answer = work.answer(Predict(words, found.ceilings, found.sheet.name), SLOT, PredictResult)
+    request = Predict(side.words, found.ceilings, found.sheet.name)
+    answer = work.answer(request, f"{SLOT} {side.words}", PredictResult)  # no other graph's prediction
     if answer.chosen is None:
         st.info("This machine has no rate for the dtypes of this graph, so nothing is predicted.", icon=":material/info:")
         return
@@ -69,7 +66,7 @@ def body(side: Side, prediction: Prediction) -> None:
     whole, predicted = side.profile.whole_ms, 1e3 * prediction.seconds
     st.markdown(
         f"A run takes **{show.milliseconds(whole)}** (measured) and should take **{show.milliseconds(predicted)}** (predicted): "
-        f"{show.change(whole, predicted)}. All nodes together take {show.milliseconds(side.profile.nodes_ms)} (measured); of the nodes, half are predicted within {within(found):.0%}."
+        f"{show.change(whole, predicted)}. {nodes_in_words(side.profile, found)}"
     )
     if not found:
         return
@@ -78,6 +75,18 @@ def body(side: Side, prediction: Prediction) -> None:
     st.caption(
         f"Predicted from counted work, this machine's measured ceilings and the efficiency model “{prediction.model}”. "
         "A node far above the diagonal is slower than such work usually is: worth a look. Click a bar: the graph marks its nodes."
+    )
+
+
+def nodes_in_words(profile: NodeProfile, found: Sequence[Pair]) -> str:
+    """How many of the nodes that took time have a prediction, how close it is, and what the others took."""
+    timed = [timing for timing in profile.nodes if timing.ms > 0]
+    rest_ms = sum(timing.ms for timing in timed) - sum(pair.measured for pair in found)
+    others = f"; the others, which the prediction takes to launch nothing, took {show.milliseconds(rest_ms)}" if rest_ms > 0 else ""
+    close = f", half of them within {within(found):.0%}" if found else ""
+    return (
+        f"All nodes together take {show.milliseconds(profile.nodes_ms)} (measured). "
+        f"{len(found):,} of {show.plural(len(timed), 'node')} have a prediction{close}{others}."
     )
 
 

@@ -16,11 +16,13 @@ NO_LOGO: dict[str, Any] = {"displaylogo": False}
 
 
 class Side(NamedTuple):
-    """One measured graph; `first` is the captured graph's side where another one is shown, `recorded` the device where it was measured elsewhere."""
+    """One measured graph. `words`: the experiment whose last graph it is; `first`: the captured graph's side where another one is shown; `recorded`:
+    the device where it was measured elsewhere."""
 
     graph: GraphSnapshot
     profile: NodeProfile
     rows: list[Row]
+    words: str
     first: Side | None = None
     recorded: str = ""
 
@@ -34,8 +36,8 @@ class Side(NamedTuple):
         return next((row for row in self.rows if row.node.name == name), None)
 
 
-def side_of(graph: GraphSnapshot, profile: NodeProfile, first: Side | None = None, recorded: str = "") -> Side:
-    return Side(graph, profile, rows_of(graph, profile), first, recorded)
+def side_of(graph: GraphSnapshot, profile: NodeProfile, words: str, first: Side | None = None, recorded: str = "") -> Side:
+    return Side(graph, profile, rows_of(graph, profile), words, first, recorded)
 
 
 def go_to(name: str) -> None:

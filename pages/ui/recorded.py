@@ -30,6 +30,7 @@ def choose(suits: Callable[[Recording], bool] = lambda found: bool(found.entries
         [HERE, *found],
         default=HERE,
         key=CHOSEN,
+        required=True,
         width="content",
         format_func=lambda name: found[name].title if name in found else "This machine",
     )

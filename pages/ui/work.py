@@ -57,7 +57,7 @@ def answer(request: Request, slot: str, kind: type[R]) -> R:
     if state.status in BUSY:
         _watch(job_id, slot)
     else:
-        _failed(state, slot)
+        _failed(state, request, slot)
     return _last_good(slot, kind)
 
 
@@ -70,7 +70,7 @@ def so_far(request: Request, slot: str, kind: type[R]) -> R | None:
         _bar(state, job_id, slot)
         found = state.progress.so_far if state.progress else None
         return found if isinstance(found, kind) else None
-    _failed(state, slot)
+    _failed(state, request, slot)
     return None
 
 
@@ -103,6 +103,16 @@ def failed_with(request: Request, kinds: Sequence[str]) -> bool:
 def is_kept(request: Request) -> bool:
     """Is the result there already?"""
     return jobs.client.default_client().state(request_hash(request), reader()).status == "done"
+
+
+def kept(request: Request, kind: type[R]) -> R | None:
+    """The result where it is there already; nothing is begun."""
+    return quietly(request, kind) if is_kept(request) else None
+
+
+def words_of(slot: str) -> str:
+    """The experiment of what `answer` gave last for a slot: not the one that was asked for, where the last good result stands in."""
+    return str(st.session_state.get(f"good words {slot}", ""))
 
 
 def is_asked(request: Request, slot: str) -> bool:
@@ -164,10 +174,10 @@ def _doing(progress: Progress, state: JobState) -> str:
     return f"{text} {state.seconds:.0f} s{bound}"
 
 
-def _failed(state: JobState, slot: str) -> None:
+def _failed(state: JobState, request: Request, slot: str) -> None:
     if state.problem:
         show.problem(state.problem, cancelled=state.status == "cancelled")
-        st.button("Try again", key=f"again {slot}", on_click=_forget, args=(slot,), icon=":material/refresh:")
+        st.button("Try again", key=f"again {slot}", on_click=ask, args=(request, slot), icon=":material/refresh:")
 
 
 def last_good(slot: str, kind: type[R]) -> R | None:
