@@ -141,9 +141,11 @@ def record(
         add: go on with the file that is there: what it holds is not measured again, and each result tells its own time and load.
 
     Raises:
-        RequestError: the device is not here, or the file is of another one, or of other versions.
+        RequestError: the device or the folder is not there, or the file is of another device, or of other versions.
     """
     kind, start = resolve(device), time.monotonic()
+    if path and not path.absolute().parent.is_dir():
+        raise RequestError("there is no such folder", where=str(path.parent), help="Make it first, or write elsewhere with --out.")
     recording = Recording(detect(kind), datetime.now(UTC).isoformat(timespec="seconds"), versions())
     found = _Found(recording, path or FOLDER / f"{_file_name(recording)}.json")
     if add:

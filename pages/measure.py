@@ -32,6 +32,7 @@ def main() -> None:
         request = ask(experiment, catalogue.device)
         found = work.answer(Optimize(experiment.words), "optimize", OptimizeResult)
         totals = totals_of(work.words_of("optimize"), found)
+        idle_steps(found)
         if not work.is_asked(request, SLOT) and not work.is_kept(request):
             st.info("Not measured yet. Press **Measure** above; it takes from some seconds to a few minutes.", icon=":material/timer:")
             counted_part(totals)
@@ -49,6 +50,17 @@ def main() -> None:
 def totals_of(words: str, found: OptimizeResult | None) -> dict[str, Totals]:
     """What was counted of the graphs of an experiment, by their labels."""
     return dict(zip(parse(words).graph_labels, (graph.totals for graph in found.graphs), strict=True)) if found else {}
+
+
+def idle_steps(found: OptimizeResult) -> None:
+    """Which steps did nothing: a measurement of them compares a graph with itself."""
+    done = zip(titles.numbered(step.words for step in found.steps), (step.diff for step in found.steps), strict=True)
+    idle = [title for title, diff in done if not (diff.removed or diff.added or diff.changed or diff.moved)]
+    if idle:
+        st.info(
+            f"Nothing to do for {', '.join(f'`{title}`' for title in idle)}: no node of the graph changed.",
+            icon=":material/info:",
+        )
 
 
 def device_line(device: Device) -> None:

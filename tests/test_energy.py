@@ -213,4 +213,7 @@ def test_utilisation_is_of_the_captured_graph_s_work_and_of_the_graph_s_own(with
     assert rows["HFU"].tolist() == ["30.0%", "20.0%"]
     assert "100 GFLOP/s" in measured.utilisation_words(ceilings)
     assert "MFU" not in measured.side_by_side(timed, totals, None)
+    numbers = measured.numbers(timed, totals)
+    assert numbers["time ms (measured)"].tolist() == [timing.median_ms for timing in timed.timings]
+    assert [type(cell) for cell in numbers["peak bytes (counted)"]] == [int] * len(numbers)
     assert "page Predict" in measured.utilisation_words(None)

@@ -36,14 +36,15 @@ def test_every_device_has_a_line_and_a_choice_opens_its_nodes() -> None:
     app = opened(WORDS, "predict")
     lines = table(app, "device")
     assert {"H100 SXM", "L4", "Tesla T4"} <= set(lines["device"])
-    assert lines["time"].str.contains(r"^[\d.]+ (?:s|ms|µs)$").all()
+    assert (lines["time"] >= lines["least"]).all()
+    assert 0.1 < lines["time"].max() < 1000, "of a unit in which the longest is no long number"
     assert set(lines["fits"]) == {"yes"}
     assert not (lines["figures"] == "ceilings measured here").any()
     app.session_state["device predicted for"] = "H100 SXM"
     settle(app)
-    shares = [float(share.rstrip("%")) for share in table(app, "share")["share"]]
+    shares = table(app, "share")["share"].tolist()
     assert shares == sorted(shares, reverse=True)
-    assert 95 < sum(shares) < 105
+    assert sum(shares) == pytest.approx(1)
     assert "least by the roofline" in texts(app).lower()
 
 

@@ -51,9 +51,14 @@ def test_every_section_shows_the_measured_nodes_and_a_row_leads_to_its_node(clie
     changed = table_with(app, "seen")
     assert set(changed["seen"]) <= {"yes", "no", "too few runs"}
     assert changed["as captured"].sum() == pytest.approx(found[0].nodes_ms)
+    app.segmented_control(key="profile section").set_value("Nodes")
+    settle(app)
     app.segmented_control(key="profile graph").set_value(0)
     settle(app)
     assert app.metric[0].value == show.milliseconds(found[0].whole_ms)
+    app.segmented_control(key="profile section").set_value("Before and after")
+    settle(app)
+    assert table_with(app, "seen").equals(changed)  # the section shows both, whichever was chosen before
 
 
 @pytest.mark.usefixtures("default_client")

@@ -98,6 +98,18 @@ def test_a_profile_that_cannot_be_read_is_refused_in_words(harm: Callable[[bytes
     assert "python -m profiler record" in caught.value.help
 
 
+def test_wrong_words_and_nothing_measured_end_with_a_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for minutes in ("-5", "0", "nan", "soon"):
+        with pytest.raises(SystemExit):
+            main(["record", f"--minutes={minutes}", WORDS])
+    assert "give minutes above 0" in capsys.readouterr().err
+    assert main(["record", "--out", str(tmp_path / "no" / "x.json"), WORDS]) == 2
+    assert not (tmp_path / "no").exists()
+    assert main(["record", "--device", "cpu", "--out", str(tmp_path / "x.json"), "model=zoo/nope"]) == 1
+    assert "nothing was measured" in capsys.readouterr().err
+    assert "zoo/nope" in read(tmp_path / "x.json").failed[0].label
+
+
 def test_time_that_is_over_leaves_the_rest_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs.recording, "_measured", lambda request, device: pytest.fail("it began another"))
     path = jobs.recording.record("cpu", -1, tmp_path / "x.json", [Measure(WORDS)], lambda text: None)

@@ -338,7 +338,7 @@ def print_times(names: Sequence[str], programs: Sequence[Run], given: Given, rou
     if any(program.__name__ in OVERWRITING for program in programs):
         given = {name: value.clone() for name, value in given.items()}
     old, new = times(programs[0], programs[1], given, rounds)
-    print(f"\nmeasured on {DEVICE.now} with {torch.get_num_threads()} threads, {rounds} rounds in turns, median [95 % interval]:")
+    print(f"\nmeasured on {DEVICE.now}, compute threads: {torch.get_num_threads()}, {rounds} rounds in turns, median [95 % interval]:")
     for name, values in zip(names, (old, new), strict=True):
         print("  {}: {:.3f} ms [{:.3f}, {:.3f}]".format(name, *interval(values)))
     print("  ratio: {:.3f} [{:.3f}, {:.3f}]".format(*interval([b / a for a, b in zip(old, new, strict=True)])))

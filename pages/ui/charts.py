@@ -171,6 +171,7 @@ def finish(figure: go.Figure, height: int, title: str) -> None:
         margin={"l": 8, "r": 16, "t": 52, "b": 8},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"},
         bargap=0.35,
+        modebar={"orientation": "v"},  # across it would lie on titles and legends
     )
 
 

@@ -47,7 +47,7 @@ def part(measurement: Measurement, totals: Mapping[str, Totals], ceilings: Ceili
     left, right = st.columns(2)
     right.plotly_chart(every_run(measurement), key="every run", config=LOGO)
     left.plotly_chart(time_and_memory(measurement), key="time and memory", config=LOGO)
-    files(raw, table)
+    files(raw, numbers(measurement, totals))
 
 
 def _titled(measurement: Measurement, totals: Mapping[str, Totals]) -> tuple[Measurement, Mapping[str, Totals]]:
@@ -59,12 +59,40 @@ def _titled(measurement: Measurement, totals: Mapping[str, Totals]) -> tuple[Mea
     return msgspec.structs.replace(measurement, labels=labels, failures=failures), named
 
 
+def numbers(measurement: Measurement, totals: Mapping[str, Totals]) -> pd.DataFrame:
+    """One line per graph to compute with: numbers in the units that the heads say, nothing where nothing is known."""
+    rows = []
+    for at, (label, timing) in enumerate(zip(measurement.labels, measurement.timings, strict=True)):
+        low, high = timing.interval_ms if timing.has_interval else (None, None)
+        seen = measurement.ratio_intervals[at] if at and measurement.verdicts[at] != TOO_FEW else (None, None)
+        count, energy = totals.get(label), measurement.energy
+        rows.append(
+            {
+                "graph": label,
+                "runs": timing.runs,
+                "time ms (measured)": timing.median_ms,
+                "95 % from ms": low,
+                "95 % to ms": high,
+                "÷ first": measurement.ratios[at],
+                "÷ first 95 % from": seen[0],
+                "÷ first 95 % to": seen[1],
+                "verdict": measurement.verdicts[at] if at else "",
+                "smallest difference seen": measurement.detectable[at],
+                "energy J (measured)": energy.joules[at] if energy and energy.joules else None,
+                "ready in ms (measured)": timing.prepare_ms,
+                "peak bytes (measured)": timing.peak_bytes,
+                "peak bytes (counted)": count.peak_bytes if count else None,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def files(measurement: Measurement, table: pd.DataFrame) -> None:
     """What was measured, to take along."""
     with st.container(horizontal=True, gap="small"):
         st.download_button(
             "CSV", table.to_csv(index=False), "measurement.csv", "text/csv", icon=":material/download:", on_click="ignore",
-            help="The table above.",
+            help="The table above as numbers of one unit each.",
         )  # fmt: skip
         st.download_button(
             "JSON", lambda: msgspec.json.encode(measurement), "measurement.json", "application/json", icon=":material/download:", on_click="ignore",

@@ -47,25 +47,9 @@ def side_by_side(answer: PredictResult, has_steps: bool, chosen: str) -> None:
     st.plotly_chart(
         bars(answer, has_steps), key="predicted bars", config=LOGO, selection_mode="points", on_select=lambda: _choose_bar(names, chosen)
     )
-    right = [name for name in table(answer, has_steps) if name not in ("device", "bound by", "figures")]
     st.dataframe(
         table(answer, has_steps), hide_index=True, key="predicted table", selection_mode="single-row",
-        on_select=lambda: _choose(names, chosen), height=min(36 * (len(names) + 1), 430),
-        column_config={
-            **{name: st.column_config.TextColumn(alignment="right") for name in right},
-            "MFU": st.column_config.TextColumn(
-                alignment="right", help="Model FLOPs utilisation: matmul operations, those that run again left out, over time × peak rate."
-            ),
-            "HFU": st.column_config.TextColumn(alignment="right", help="Hardware FLOPs utilisation: with those that run again."),
-            "time": st.column_config.TextColumn(alignment="right", help="Predicted, of one run of the graph" + (" after the pipeline." if has_steps else ".")),
-            "as captured": st.column_config.TextColumn(alignment="right", help="Predicted time of one run without the pipeline."),
-            "÷": st.column_config.TextColumn(alignment="right", help="Time after the pipeline ÷ time as captured, both predicted."),
-            "bound by": st.column_config.TextColumn(help="What most of the predicted time goes to."),
-            "memory needed": st.column_config.TextColumn(alignment="right", help="Counted: the peak, with parameters and inputs."),
-            "its memory": st.column_config.TextColumn(alignment="right", help="The device's memory, by its data sheet."),
-            "figures": st.column_config.TextColumn(help="Where the device's rates come from."),
-            "least": st.column_config.TextColumn(alignment="right", help="Predicted too: what the peak rates alone would allow, operator by operator: the roofline."),
-        },
+        on_select=lambda: _choose(names, chosen), height=min(36 * (len(names) + 1), 430), column_config=_columns(answer, has_steps),
     )  # fmt: skip
     said = ["GB/s and TFLOP/s are decimal, GiB binary; matmul-only operations for MFU and HFU; dense rates, without sparsity"]
     if answer.without:
@@ -118,29 +102,63 @@ def _axis(least: float, most: float, unit: str) -> dict[str, Any]:
     return {"type": "log", "title": f"{unit}, logarithmic", "dtick": 1, "range": [first, last + (last - first) * (ROOM - 1)]}
 
 
+def _clock(answer: PredictResult) -> tuple[float, str]:
+    """Milliseconds of the unit in which the table's times stand, and its name: numbers of one unit can be sorted and compared."""
+    return show.time_scale(1e3 * max(one.seconds for one in (*answer.before, *answer.after)))
+
+
+def _memory(answer: PredictResult) -> tuple[float, str]:
+    return charts.scale_of(max(one.peak_bytes + one.resident_bytes for one in answer.after))
+
+
 def table(answer: PredictResult, has_steps: bool) -> pd.DataFrame:
-    """One line per device."""
+    """One line per device, in numbers; `_columns` says their units."""
     rows = []
+    clock, amount = _clock(answer)[0] / 1e3, _memory(answer)[0]
     for device, before, after in zip(answer.devices, answer.before, answer.after, strict=True):
-        first = {"as captured": show.milliseconds(1e3 * before.seconds)} if has_steps else {}
-        ratio = {"÷": f"{after.seconds / before.seconds:.3f}" if before.seconds else ""} if has_steps else {}
+        first = {"as captured": before.seconds / clock} if has_steps else {}
+        ratio = {"÷": after.seconds / before.seconds if before.seconds else None} if has_steps else {}
         rows.append(
             {
                 "device": device.name,
                 **first,
-                "time": show.milliseconds(1e3 * after.seconds),
+                "time": after.seconds / clock,
                 **ratio,
-                "least": show.milliseconds(1e3 * after.roofline_s),
+                "least": after.roofline_s / clock,
                 "bound by": BOUNDS[after.bound][0],
-                "memory needed": show.size(after.peak_bytes + after.resident_bytes),
-                "its memory": show.size(device.memory_bytes),
+                "memory needed": (after.peak_bytes + after.resident_bytes) / amount,
+                "its memory": device.memory_bytes / (1 << 30),
                 "fits": "yes" if after.fits else "no",
-                "MFU": "" if after.mfu is None else f"{after.mfu:.1%}",
-                "HFU": "" if after.hfu is None else f"{after.hfu:.1%}",
+                "MFU": after.mfu,
+                "HFU": after.hfu,
                 "figures": "ceilings measured here" if device.measured else _sheet_words(device.source),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _columns(answer: PredictResult, has_steps: bool) -> dict[str, Any]:
+    """Units and meanings of the table's columns."""
+    clock, amount = _clock(answer)[1], _memory(answer)[1]
+    after = " after the pipeline." if has_steps else "."
+    return {
+        "as captured": _number(f"as captured, {clock}", "Predicted time of one run without the pipeline."),
+        "time": _number(f"time, {clock}", f"Predicted, of one run of the graph{after}"),
+        "÷": st.column_config.NumberColumn(format="%.3f", help="Time after the pipeline ÷ time as captured, both predicted."),
+        "least": _number(f"least, {clock}", "Predicted too: what the peak rates alone would allow, operator by operator: the roofline."),
+        "bound by": st.column_config.TextColumn(help="What most of the predicted time goes to."),
+        "memory needed": _number(f"memory needed, {amount}", "Counted: the peak, with parameters and inputs."),
+        "its memory": _number("its memory, GiB", "The device's memory, by its data sheet."),
+        "MFU": st.column_config.NumberColumn(
+            format="percent", help="Model FLOPs utilisation: matmul operations, those that run again left out, over time × peak rate."
+        ),
+        "HFU": st.column_config.NumberColumn(format="percent", help="Hardware FLOPs utilisation: with those that run again."),
+        "figures": st.column_config.TextColumn(help="Where the device's rates come from."),
+    }
+
+
+def _number(label: str, meaning: str) -> Any:
+    return st.column_config.NumberColumn(label, format="%.3g", help=meaning)
 
 
 def _sheet_words(source: str) -> str:
@@ -177,7 +195,7 @@ def nodes(graph: GraphSnapshot, found: Prediction) -> None:
         st.dataframe(
             node_table(graph, longest, work_s), hide_index=True, key="predicted nodes", height=280, selection_mode="single-row",
             on_select=lambda: _focus([node.name for node in longest]),
-            column_config={name: st.column_config.TextColumn(alignment="right") for name in ("time", "share", "least")},
+            column_config=_node_columns(longest),
         )  # fmt: skip
         st.download_button(
             "CSV", lambda: nodes_csv(graph, found), "predicted-nodes.csv", "text/csv", icon=":material/download:", on_click="ignore",
@@ -252,14 +270,27 @@ def by_class(found: Prediction) -> go.Figure:
     return figure
 
 
+def _node_clock(shown: Sequence[NodePrediction]) -> tuple[float, str]:
+    return show.time_scale(1e3 * max((node.seconds for node in shown), default=0.0))
+
+
+def _node_columns(shown: Sequence[NodePrediction]) -> dict[str, Any]:
+    clock = _node_clock(shown)[1]
+    return {
+        "time": _number(f"time, {clock}", "Predicted."),
+        "share": st.column_config.NumberColumn(format="percent", help="Of all operators' predicted time."),
+        "least": _number(f"least, {clock}", "Predicted too: by the roofline."),
+    }
+
+
 def node_table(graph: GraphSnapshot, shown: Sequence[NodePrediction], whole: float) -> pd.DataFrame:
-    by_name = graph.by_name()
+    by_name, clock = graph.by_name(), _node_clock(shown)[0] / 1e3
     return pd.DataFrame(
         {
             "node": [node.name for node in shown],
-            "time": [show.milliseconds(1e3 * node.seconds) for node in shown],
-            "share": [f"{node.seconds / whole:.1%}" if whole else "" for node in shown],
-            "least": [show.milliseconds(1e3 * node.roofline_s) for node in shown],
+            "time": [node.seconds / clock for node in shown],
+            "share": [node.seconds / whole if whole else None for node in shown],
+            "least": [node.roofline_s / clock for node in shown],
             "bound by": [BOUNDS[node.bound][0] for node in shown],
             "class": [node.kind for node in shown],
             "module": [by_name[node.name].module for node in shown],

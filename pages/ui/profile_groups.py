@@ -32,10 +32,12 @@ FORMATS = {
 _MS = "milliseconds (measured)"
 GROUP_TITLE = st.column_config.TextColumn(width=170, pinned=True)  # the numbers move past it
 CHANGES = {
-    "as captured": st.column_config.NumberColumn("before", format="%.4f", width=70, help=f"The medians of its nodes, summed; {_MS}."),
-    "after": st.column_config.NumberColumn(format="%.4f", width=70, help=f"The medians of its nodes after the pipeline, summed; {_MS}."),
+    "as captured": st.column_config.NumberColumn("before, ms", format="%.4f", width=70, help=f"The medians of its nodes, summed; {_MS}."),
+    "after": st.column_config.NumberColumn(
+        "after, ms", format="%.4f", width=70, help=f"The medians of its nodes after the pipeline, summed; {_MS}."
+    ),
     "change": st.column_config.NumberColumn(
-        format="%+.4f", width=75, help=f"Median over blocks of after − before, by the shorter run of each; {_MS}."
+        "change, ms", format="%+.4f", width=75, help=f"Median over blocks of after − before, by the shorter run of each; {_MS}."
     ),
     "from": st.column_config.NumberColumn(format="%+.4f", width=75, help="The 95 % interval of the change begins here."),
     "to": st.column_config.NumberColumn(format="%+.4f", width=75, help="The 95 % interval of the change ends here."),
@@ -117,7 +119,8 @@ def change(side: Side) -> None:
     )  # fmt: skip
     if are_in_turns(first, last):
         st.caption(
-            f"Both graphs ran in turns, in blocks of two runs each ({first.runs:,} runs of each); a change is the median over blocks, with its 95 % interval. "
+            f"Both graphs ran in turns, in blocks of two runs each ({first.runs:,} runs of each). Before and after are medians over all runs; a change is the "
+            "median over blocks of the difference between the shorter runs of each, with its 95 % interval, so that it need not be after − before. "
             "Where the interval holds zero, these runs show no difference; of intervals around no difference, one in twenty leaves zero out. The page Measure compares whole runs with more care."
         )
     else:

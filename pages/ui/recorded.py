@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -66,14 +67,14 @@ def contents(recording: Recording) -> None:
     rows = [
         {
             "experiment": entry.request.words,
-            "captured": show.milliseconds(measurement.timings[0].median_ms),
-            "last step ÷ captured": f"{measurement.ratios[measured.last_graph(measurement)]:.3f}",
+            "captured": measurement.timings[0].median_ms,
+            "last step ÷ captured": measurement.ratios[measured.last_graph(measurement)],
             "verdict": measurement.verdicts[measured.last_graph(measurement)],
         }
         for entry in recording.entries
         for measurement in (entry.result.measurement,)
     ]
-    _list(rows, ("captured", "last step ÷ captured"))
+    _list(rows)
     failures(recording)
 
 
@@ -83,22 +84,26 @@ def profiles(recording: Recording) -> None:
         [
             {
                 "experiment": entry.words,
-                "captured": show.milliseconds(entry.whole_ms[0]),
-                "after the pipeline": show.milliseconds(entry.whole_ms[-1]) if len(entry.whole_ms) > 1 else "",
+                "captured": entry.whole_ms[0],
+                "after the pipeline": entry.whole_ms[-1] if len(entry.whole_ms) > 1 else None,
                 "nodes": " → ".join(f"{nodes:,}" for nodes in entry.nodes),
             }
             for entry in recording.profiles
-        ],
-        ("captured", "after the pipeline", "nodes"),
+        ]
     )
     failures(recording)
 
 
-def _list(rows: Sequence[Mapping[str, str]], right: Sequence[str]) -> None:
+def _list(rows: Sequence[Mapping[str, Any]]) -> None:
     words = [row["experiment"] for row in rows]
     st.dataframe(
         pd.DataFrame(rows), hide_index=True, key="recorded", selection_mode="single-row", on_select=lambda: _open(words),
-        column_config={name: st.column_config.TextColumn(alignment="right") for name in right},
+        column_config={
+            "captured": st.column_config.NumberColumn("captured, ms", format="%.3g", help="Recorded: median of a run."),
+            "after the pipeline": st.column_config.NumberColumn("after the pipeline, ms", format="%.3g", help="Recorded: median of a run."),
+            "last step ÷ captured": st.column_config.NumberColumn(format="%.3f"),
+            "nodes": st.column_config.TextColumn(alignment="right"),
+        },
     )  # fmt: skip
 
 
