@@ -17,6 +17,7 @@ from profiler.record import FEWEST, TOO_FEW
 CONFIDENCE = 0.95
 SURE = 0.99  # for a verdict: a page shows many comparisons, and one wrong in twenty is too many
 RESAMPLES = 2000
+PACED = 40  # runs: a quarter has ten, whose median is no chance of single runs
 # Two copies of one graph differ by this share for good: their tensors lie at other addresses (measured: docs/results.md).
 FLOOR = 0.005
 NOTHING_TO_COMPARE = "nothing to compare"
@@ -35,6 +36,13 @@ def median_interval(times: Sequence[float]) -> Interval:
         rank += 1
     rank = max(rank, 1)
     return ordered[rank - 1], ordered[count - rank]
+
+
+def pace(times: Sequence[float] | np.ndarray) -> Interval:
+    """Least and largest median of the four quarters of runs in the order measured. Far apart, the machine changed its pace meanwhile: an interval of the
+    median, which takes runs for independent, does not show that. Of fewer than 40 runs it is the median of all, twice."""
+    quarters = [float(np.median(part)) for part in np.array_split(np.asarray(times), 4 if len(times) >= PACED else 1)]
+    return min(quarters), max(quarters)
 
 
 def block_ratios(blocks: np.ndarray) -> np.ndarray:

@@ -195,6 +195,18 @@ def test_the_counter_of_this_machine_answers_or_says_why() -> None:
     assert energy.POWERCAP.is_absolute()
 
 
+def test_a_change_of_pace_is_said(without: Measurement, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(measured.st, "caption", said.append)
+    for slow, expected in ((1.0, False), (1.5, True)):
+        said.clear()
+        times = (*[slow] * 720, *[1.0] * 280)
+        timings = tuple(msgspec.structs.replace(timing, times_ms=times, runs=1000) for timing in without.timings)
+        measured.trust(msgspec.structs.replace(without, timings=timings))
+        assert any("changed its pace" in text for text in said) == expected
+        assert any("from 1 ms to 1.5 ms" in text for text in said) == expected
+
+
 def test_utilisation_is_of_the_captured_graph_s_work_and_of_the_graph_s_own(without: Measurement) -> None:
     """Row A46 of the course, measured: a graph that runs its forward twice uses the hardware 4/3 as much as the model."""
     timed = msgspec.structs.replace(

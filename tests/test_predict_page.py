@@ -36,10 +36,11 @@ def test_every_device_has_a_line_and_a_choice_opens_its_nodes() -> None:
     app = opened(WORDS, "predict")
     lines = table(app, "device")
     assert {"H100 SXM", "L4", "Tesla T4"} <= set(lines["device"])
-    assert (lines["time"] >= lines["least"]).all()
-    assert 0.1 < lines["time"].max() < 1000, "of a unit in which the longest is no long number"
+    times, least = lines["time"].tolist(), lines["least"].tolist()
+    assert all(time >= bound for time, bound in zip(times, least, strict=True))
+    assert 0.9 < max(times) < 1000, "of a unit in which the longest is no long number"
     assert set(lines["fits"]) == {"yes"}
-    assert not (lines["figures"] == "ceilings measured here").any()
+    assert "ceilings measured here" not in set(lines["figures"])
     app.session_state["device predicted for"] = "H100 SXM"
     settle(app)
     shares = table(app, "share")["share"].tolist()

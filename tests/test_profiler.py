@@ -33,7 +33,7 @@ from profiler.peak import check_fits, peak_bytes
 from profiler.processor import usable_processors
 from profiler.record import FEWEST, Conditions, Measurement
 from profiler.runs import Contender, clock_of
-from profiler.statistics import block_ratios, detectable, median_interval, verdict
+from profiler.statistics import block_ratios, detectable, median_interval, pace, verdict
 from profiler.threads import compute_threads
 
 KIB = 1024
@@ -228,6 +228,15 @@ def test_the_first_graph_against_itself_shows_the_noise() -> None:
     quiet, loud = (compared(random.lognormal(0, noise, size=(40, 2, 2))).control for noise in (0.01, 0.3))
     assert quiet[0] <= 1 <= quiet[1]
     assert loud[1] - loud[0] > 10 * (quiet[1] - quiet[0])
+
+
+def test_a_machine_that_changes_its_pace_is_told_from_one_that_is_noisy() -> None:
+    noise = np.random.default_rng(3).lognormal(0.0, 0.2, 1000)
+    fast, slow = pace(noise)
+    assert slow / fast < 1.1
+    fast, slow = pace(np.concatenate([1.5 * noise[:720], noise[720:]]))
+    assert 1.4 < slow / fast < 1.6
+    assert pace([1.0, 9.0, 2.0]) == (2.0, 2.0)
 
 
 def test_one_outlier_changes_nothing() -> None:

@@ -18,7 +18,7 @@ OTHER = parse("model=zoo/chain&mode=training&depth=5&width=256&batch=16&device=c
 pytestmark = pytest.mark.usefixtures("default_client")
 
 
-def fails(monkeypatch: pytest.MonkeyPatch, kind: type[Request]) -> None:
+def fails(monkeypatch: pytest.MonkeyPatch, kind: type[Measure | Profile | Predict]) -> None:
     """Every request of this kind that is not about the good experiment."""
     really = work._started
 

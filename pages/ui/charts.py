@@ -168,7 +168,7 @@ def finish(figure: go.Figure, height: int, title: str) -> None:
     figure.update_layout(
         title={"text": title, "font": {"size": 14}},
         height=height,
-        margin={"l": 8, "r": 16, "t": 52, "b": 8},
+        margin={"l": 8, "r": 34, "t": 52, "b": 8},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"},
         bargap=0.35,
         modebar={"orientation": "v"},  # across it would lie on titles and legends

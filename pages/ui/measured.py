@@ -15,10 +15,12 @@ from jobs.record import PEERS
 from pages.ui import charts, show, titles
 from profiler.prediction_record import Ceilings
 from profiler.record import FEWEST, TOO_FEW, Conditions, Measurement
+from profiler.statistics import pace
 
 LOGO = {"displaylogo": False}
 BELOW: dict[str, Any] = {"y": -0.3, "yanchor": "top", "x": 0, "xanchor": "left"}  # many names need more room than there is beside a title
 CEILING_DTYPE = "float32"
+UNEVEN = 1.1  # between medians of quarters: more is no noise of single runs
 ENDED = {
     "narrow enough": "until the interval was narrow enough",
     "out of time": "as long as there was time",
@@ -149,6 +151,13 @@ def trust(measurement: Measurement) -> None:
     conditions = measurement.conditions
     for note in conditions.notes:
         st.caption(f":material/warning: {note}")
+    slowest = max((pace(timing.times_ms) for timing in measurement.timings), key=_spread)
+    if _spread(slowest) > UNEVEN:
+        fast, slow = (show.milliseconds(median) for median in slowest)
+        st.caption(
+            f":material/warning: The machine changed its pace meanwhile: by quarters of the runs, one graph's median goes from {fast} to {slow}. Times are of that "
+            "moment, and their intervals too narrow; ratios are of runs side by side, and stand."
+        )
     low, high = measurement.control
     runs = measurement.timings[0].runs
     noise = f"noise: `{measurement.labels[0]}` against itself comes out between {low:.3f} and {high:.3f}"
@@ -160,6 +169,10 @@ def trust(measurement: Measurement) -> None:
         conditions.started.replace("T", " ").replace("+00:00", " UTC"),
     ]
     st.caption("; ".join(said) + ".")
+
+
+def _spread(medians: tuple[float, float]) -> float:
+    return medians[1] / medians[0] if medians[0] else 1.0
 
 
 def _machine(conditions: Conditions) -> list[str]:
@@ -262,6 +275,7 @@ def aligned() -> dict[str, Any]:
         "peak, counted",
     )
     helps = {
+        "95 %": "Of the median of these runs. What the machine does in another hour is not in it; ratios of runs in turns are steadier.",
         "would see": "The smallest difference that these runs would have shown.",
         "energy, measured": "Of one run, joules; the range over stretches, and the average power.",
         "ready in": "Before the first run: code generated and compiled. No part of the time.",
