@@ -50,7 +50,7 @@ def test_a_parameter_has_its_own_name_and_an_operator_that_of_its_node() -> None
     ("ms", "text"),
     [
         (0.000133, "133 ns"), (0.0412, "41.2 µs"), (0.9994, "999 µs"), (0.9996, "1 ms"), (12.34, "12.3 ms"), (412.0, "412 ms"), (999.7, "1.00 s"),
-        (1234.0, "1.23 s"), (0.0, "0 ms"), (-0.25, "-250 µs"),
+        (1234.0, "1.23 s"), (0.0, "0 ms"), (-0.25, "-250 µs"), (90e3, "1.5 min"), (58_237_180.0, "16.2 h"),
     ],
 )  # fmt: skip
 def test_a_time_is_written_in_the_unit_that_suits_it(ms: float, text: str) -> None:

@@ -131,7 +131,7 @@ def change(before: float, after: float) -> str:
 
 
 def milliseconds(value: float) -> str:
-    """Milliseconds in the unit that suits them, three figures: `133 ns`, `41.2 µs`, `12.3 ms`, `1.23 s`."""
+    """Milliseconds in the unit that suits them, three figures: `133 ns`, `41.2 µs`, `12.3 ms`, `1.23 s`, `16.2 h`."""
     scale, unit = time_scale(value)
     count = value / scale
     return f"{count:.2f} s" if unit == "s" else f"{count:.3g} {unit}" if abs(count) < 999.5 else f"{count:.0f} {unit}"
@@ -139,7 +139,7 @@ def milliseconds(value: float) -> str:
 
 def time_scale(largest: float) -> tuple[float, str]:
     """Milliseconds of the unit in which that many are written, and its name."""
-    for scale, unit in ((1e3, "s"), (1.0, "ms"), (1e-3, "µs")):
+    for scale, unit in ((3.6e6, "h"), (6e4, "min"), (1e3, "s"), (1.0, "ms"), (1e-3, "µs")):
         if abs(largest) >= 0.9995 * scale:
             return scale, unit
     return (1e-6, "ns") if largest else (1.0, "ms")
