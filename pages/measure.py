@@ -33,7 +33,7 @@ def main() -> None:
         found = work.answer(Optimize(experiment.words), "optimize", OptimizeResult)
         totals = totals_of(work.words_of("optimize"), found)
         idle_steps(found)
-        if not work.is_asked(request, SLOT) and not work.is_kept(request):
+        if not work.is_begun(request, SLOT):
             st.info("Not measured yet. Press **Measure** above; it takes from some seconds to a few minutes.", icon=":material/timer:")
             counted_part(totals)
             return

@@ -46,7 +46,7 @@ def this_machine() -> Ceilings | None:
             icon=":material/speed:", on_click=work.ask, args=(request, CEILINGS, known),
             help="Matmul rate per dtype, copy bandwidth, time of a launch: about ten seconds. Then this machine stands among the devices.",
         )  # fmt: skip
-    if not known and not work.is_asked(request, CEILINGS):
+    if not work.is_begun(request, CEILINGS):
         return None
     found = work.answer(request, CEILINGS, CeilingsResult)
     st.caption(predicted.ceilings_in_words(found.ceilings))

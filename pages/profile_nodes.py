@@ -58,7 +58,7 @@ def main() -> None:
             return
         ask(experiment, request)
         found = work.answer(Optimize(experiment.words), "optimize", OptimizeResult)
-        if not work.is_asked(request, SLOT) and not work.is_kept(request):
+        if not work.is_begun(request, SLOT):
             st.info("Not profiled yet. Press **Profile** above; it takes some seconds.", icon=":material/monitoring:")
             return
         measured = work.answer(request, SLOT, ProfileResult)

@@ -47,6 +47,7 @@ def test_every_device_has_a_line_and_a_choice_opens_its_nodes() -> None:
     assert shares == sorted(shares, reverse=True)
     assert sum(shares) == pytest.approx(1)
     assert "least by the roofline" in texts(app).lower()
+    assert "On every one of these devices launches decide" in texts(app)
 
 
 def test_a_pipeline_is_predicted_before_and_after() -> None:

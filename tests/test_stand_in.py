@@ -53,6 +53,18 @@ def test_a_measurement_stands_beside_what_was_counted_of_its_own_graphs(client: 
     assert show.size(graphs(client, OTHER).graphs[0].totals.peak_bytes) not in peaks
 
 
+@pytest.mark.parametrize(("kind", "page"), [(Measure, "measure"), (Profile, "profile_nodes")])
+def test_a_page_that_is_opened_while_its_work_is_under_way_waits_for_it(kind: type[Measure | Profile], page: str, client: Client) -> None:
+    """As after a reload in the middle of a measurement, where the session is another one."""
+    words = GOOD.replace("batch=2", f"batch={len(page)}")
+    app = opened(words, page)
+    assert "yet. Press" in texts(app)
+    client.submit(kind(words), reader="another session")
+    settle(app)
+    assert "yet. Press" not in texts(app)
+    assert app.dataframe
+
+
 def test_a_step_that_did_nothing_is_named_where_it_is_measured() -> None:
     app = opened("model=zoo/attention&mode=training&seq=16&width=32&heads=2&pipeline=fuse-gelu,fuse-loops", "measure")
     said = [info.value for info in app.info if "Nothing to do" in info.value]

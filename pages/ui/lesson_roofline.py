@@ -18,7 +18,7 @@ DTYPE = "float32"
 def ceilings() -> Ceilings | None:
     """This machine's, where they were measured; otherwise a button that measures them, or how far that is."""
     request = MeasureCeilings()
-    if not work.is_kept(request) and not work.is_asked(request, SLOT):
+    if not work.is_begun(request, SLOT):
         st.info(
             "This screen needs two figures of the machine that this runs on: how fast it multiplies, and how fast it reads and writes memory.",
             icon=":material/speed:",

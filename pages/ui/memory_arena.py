@@ -29,7 +29,7 @@ def panel(side: Side, words: str) -> None:
     alignment = BLOCK if side.word == "predicted" else 1
     quick, long = Arena(words, 0.0, alignment), Arena(words, SECONDS, alignment)
     slot = f"arena {request_hash(long)[:12]}"
-    searched = work.is_kept(long) or work.is_asked(long, slot)
+    searched = work.is_begun(long, slot)
     places = f"multiples of {alignment} bytes" if alignment > 1 else "any byte"
     st.caption(
         f"If all lifetimes are known before, no allocator is needed: every tensor gets a fixed address ({places}) in one piece of memory. Two tensors may "

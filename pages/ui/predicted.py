@@ -15,7 +15,7 @@ from graphs.record import GraphSnapshot
 from jobs.record import PredictResult
 from pages.ui import charts, show
 from pages.ui.graph_view import graph_view, wish
-from profiler.prediction_record import Ceilings, NodePrediction, Prediction
+from profiler.prediction_record import LAUNCH, Ceilings, NodePrediction, Prediction
 
 BOUNDS = {
     "compute": ("arithmetic", "#c2792a"),
@@ -51,6 +51,8 @@ def side_by_side(answer: PredictResult, has_steps: bool, chosen: str) -> None:
         table(answer, has_steps), hide_index=True, key="predicted table", selection_mode="single-row",
         on_select=lambda: _choose(names, chosen), height=min(36 * (len(names) + 1), 430), column_config=_columns(answer, has_steps),
     )  # fmt: skip
+    if len(names) > 1 and all(one.bound == LAUNCH for one in answer.after):
+        st.caption("On every one of these devices launches decide: the graph is too small to keep any of them busy.")
     said = ["GB/s and TFLOP/s are decimal, GiB binary; matmul-only operations for MFU and HFU; dense rates, without sparsity"]
     if answer.without:
         said.append(f"without a rate for this graph's dtypes: {', '.join(answer.without)}")

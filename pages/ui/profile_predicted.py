@@ -41,7 +41,7 @@ def known_ceilings() -> CeilingsResult | None:
 
 def panel(side: Side) -> None:
     """Asks for ceilings where there are none, and then shows how the prediction fits."""
-    if not work.is_kept(MeasureCeilings()) and not work.is_asked(MeasureCeilings(), CEILINGS):
+    if not work.is_begun(MeasureCeilings(), CEILINGS):
         st.info("A prediction for this machine needs its ceilings: matmul rates, copies, launches.", icon=":material/speed:")
         st.button(
             "Measure ceilings",

@@ -74,7 +74,7 @@ def programs(words: str, step: int, count: int) -> None:
         request = Export(words, "notebook" if kind == "notebook" else "python", step if of == 0 else -1, of == 1)
         st.button("Write the file", icon=":material/code:", on_click=work.ask, args=(request, SLOT), disabled=count == 0)
         place = st.container()
-    if work.is_asked(request, SLOT) or work.is_kept(request):
+    if work.is_begun(request, SLOT):
         with show.patient():
             found = work.answer(request, SLOT, ExportResult)
             if work.is_kept(request):  # and not the last file that could be written

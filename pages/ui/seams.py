@@ -20,7 +20,7 @@ def tab(words: str, choose: Callable[[str], None], light: Callable[[str], None])
     """The tab's content; choosing a row calls `choose` with the node after the seam, the button below calls `light` with a query."""
     request = Seams(words)
     slot = f"seams {request_hash(request)[:12]}"  # its own for each model: another model's seams say nothing about this one
-    if not work.is_asked(request, slot) and not work.is_kept(request):
+    if not work.is_begun(request, slot):
         st.caption(
             "`torch.compile` reads a model's code with TorchDynamo. Where it meets something that it cannot put into a graph, it ends the graph, "
             "lets Python do that piece, and begins another: a graph break. Nothing is fused across it."

@@ -120,6 +120,11 @@ def is_asked(request: Request, slot: str) -> bool:
     return st.session_state.get(f"asked {slot}") == request_hash(request)
 
 
+def is_begun(request: Request, slot: str) -> bool:
+    """Was this very thing asked for in this session, or is it known or under way, since the reader has reloaded the page or another reader asked?"""
+    return is_asked(request, slot) or jobs.client.default_client().state(request_hash(request), reader()).status in (*BUSY, "done")
+
+
 def ask(request: Request, slot: str, fresh: bool = False) -> None:
     """Asks for work that is not begun without being asked; for callbacks."""
     _forget(slot)
