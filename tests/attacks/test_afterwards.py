@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.attacks.ground import MODEL, Ground
 from tests.attacks.test_sabotage import BEGINNING
 from tests.test_jobs import until
 
-MARKS = (f"fxs-left-{number}" for number in itertools.count())
+MARKS = (f"fxs{os.getpid()}-{number}" for number in itertools.count())  # of this run alone; 15 characters at most
 DAEMON = (
     BEGINNING
     + """
@@ -100,7 +101,14 @@ def test_nothing_lives_on_after_a_job_that_took_too_long(field: Ground, mark: st
 def test_nothing_lives_on_after_a_job_that_was_cancelled(field: Ground, mark: str) -> None:
     client = field.client
     job = client.submit(Explore(f"model=source/{client.keep_source((daemon(mark) + 'time.sleep(60)').encode(), 'm.py')}&device=cpu"))
-    until(lambda: len(left(mark)) == 3)  # which shows that they are seen while they live
+
+    def are_seen() -> bool:
+        """Which shows that they are seen while they live. Two of the three will do: a child that is forked beside other threads may stand still before
+        it has its name."""
+        assert (state := client.state(job)).status in ("queued", "running"), state
+        return len(left(mark)) >= 2
+
+    until(are_seen)
     client.cancel(job)
     until(lambda: not left(mark), 3)
     with pytest.raises(JobError, match="cancelled"):
