@@ -40,8 +40,7 @@ def main() -> None:
         with show.patient():  # what is counted stands there while it runs, and where it was cancelled
             kept = work.kept(CEILINGS, CeilingsResult)
             measurement = work.answer(request, SLOT, MeasureResult).measurement
-            words = work.words_of(SLOT)
-            theirs = totals if words == work.words_of("optimize") else totals_of(words, work.kept(Optimize(words), OptimizeResult))
+            theirs = totals_of(work.words_of(SLOT), work.graphs_of(SLOT, found))
             measured.part(measurement, theirs, kept.ceilings if kept else None)
             st.page_link("pages/profile_nodes.py", label="Where the time goes, node by node", icon=":material/monitoring:")
         counted_part(totals)

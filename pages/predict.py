@@ -27,12 +27,10 @@ def main() -> None:
         if not answer.devices:
             st.info("No device of the table has a rate for the dtypes of this graph.", icon=":material/memory:")
             return
-        words = work.words_of(SLOT)  # the last good prediction may be of another graph than the one that is there by now
-        theirs = found if words == work.words_of("optimize") else work.kept(Optimize(words), OptimizeResult)
-        predicted.side_by_side(answer, bool(parse(words).pipeline), CHOSEN)
+        predicted.side_by_side(answer, bool(parse(work.words_of(SLOT)).pipeline), CHOSEN)
         if answer.chosen is None:
             st.info("Choose a device, by its bar or its row, to see where its time would go, node by node.", icon=":material/touch_app:")
-        elif theirs is not None:
+        elif theirs := work.graphs_of(SLOT, found):
             predicted.nodes(theirs.graphs[-1], answer.chosen)
 
 

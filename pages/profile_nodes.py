@@ -62,12 +62,11 @@ def main() -> None:
             st.info("Not profiled yet. Press **Profile** above; it takes some seconds.", icon=":material/monitoring:")
             return
         measured = work.answer(request, SLOT, ProfileResult)
-        words = work.words_of(SLOT)
-        theirs = found if words == work.words_of("optimize") else work.kept(Optimize(words), OptimizeResult)
+        theirs = work.graphs_of(SLOT, found)
         if theirs is None:
             st.info("Its graph is not there any more. Press **Profile** to measure once more.", icon=":material/monitoring:")
             return
-        page(theirs.graphs, measured.profiles, words, experiment.words)
+        page(theirs.graphs, measured.profiles, work.words_of(SLOT), experiment.words)
 
 
 @st.fragment

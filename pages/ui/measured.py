@@ -151,9 +151,9 @@ def trust(measurement: Measurement) -> None:
     conditions = measurement.conditions
     for note in conditions.notes:
         st.caption(f":material/warning: {note}")
-    slowest = max((pace(timing.times_ms) for timing in measurement.timings), key=_spread)
-    if _spread(slowest) > UNEVEN:
-        fast, slow = (show.milliseconds(median) for median in slowest)
+    uneven = max((pace(timing.times_ms) for timing in measurement.timings), key=_spread)
+    if _spread(uneven) > UNEVEN:
+        fast, slow = (show.milliseconds(median) for median in uneven)
         st.caption(
             f":material/warning: The machine changed its pace meanwhile: by quarters of the runs, one graph's median goes from {fast} to {slow}. Times are of that "
             "moment, and their intervals too narrow; ratios are of runs side by side, and stand."

@@ -15,7 +15,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 import jobs.client
 from graphs.errors import FxscopeError
 from jobs.experiment import parse
-from jobs.record import Catalogue, CatalogueResult, JobState, Progress, Request, request_hash
+from jobs.record import Catalogue, CatalogueResult, JobState, Optimize, OptimizeResult, Progress, Request, request_hash
 from pages.ui import show
 from pages.ui.state import title
 
@@ -113,6 +113,13 @@ def kept(request: Request, kind: type[R]) -> R | None:
 def words_of(slot: str) -> str:
     """The experiment of what `answer` gave last for a slot: not the one that was asked for, where the last good result stands in."""
     return str(st.session_state.get(f"good words {slot}", ""))
+
+
+def graphs_of(slot: str, found: OptimizeResult) -> OptimizeResult | None:
+    """The graphs of what `answer` gave last for a slot: those that were found for the slot `optimize`, or where the last good result stands in its own;
+    None where these are not kept any more."""
+    words = words_of(slot)
+    return found if words == words_of("optimize") else kept(Optimize(words), OptimizeResult)
 
 
 def is_asked(request: Request, slot: str) -> bool:
