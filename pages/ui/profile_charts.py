@@ -253,7 +253,7 @@ def before_and_after(first: Sequence[Row], last: Sequence[Row], by: str, most: i
             customdata=[[title] for title in titles],
             text=[show.milliseconds(scale * value) if value else "" for value in values], textposition="outside", cliponaxis=False,
         )  # fmt: skip
-    charts.finish(figure, 110 + 38 * len(titles), f"Time by {by}, {unit} (measured); the largest changes")
+    charts.finish(figure, 110 + 38 * len(titles), f"Time by {by}, {unit} (measured)")
     figure.update_layout(barmode="group", legend_traceorder="normal", clickmode="event+select")
     figure.update_traces(selected=charts.AS_BEFORE, unselected=charts.AS_BEFORE)
     figure.update_yaxes(autorange="reversed")

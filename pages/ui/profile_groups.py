@@ -111,7 +111,7 @@ def change(side: Side) -> None:
         on_select=lambda: _mark_group(side, by, picked("profile change")),
         selection_mode="points",
     )
-    st.caption("Click a bar or a row: the graph marks its group.")
+    st.caption("The largest changes. Click a bar or a row: the graph marks its group.")
     table = change_frame(changes(side.first, side, by), by)
     st.dataframe(
         table, key="profile changes", hide_index=True, height=min(330, 40 + 35 * len(table)), column_config={by: GROUP_TITLE, **CHANGES}, placeholder="",
