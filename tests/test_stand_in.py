@@ -18,7 +18,7 @@ OTHER = parse("model=zoo/chain&mode=training&depth=5&width=256&batch=16&device=c
 pytestmark = pytest.mark.usefixtures("default_client")
 
 
-def fails(monkeypatch: pytest.MonkeyPatch, kind: type[Measure | Profile | Predict]) -> None:
+def fails(monkeypatch: pytest.MonkeyPatch, kind: type[Measure | Profile | Predict | Optimize]) -> None:
     """Every request of this kind that is not about the good experiment."""
     really = work._started
 
@@ -71,6 +71,15 @@ def test_a_step_that_did_nothing_is_named_where_it_is_measured() -> None:
     assert len(said) == 1
     assert "`1. fuse-gelu`" in said[0]
     assert "fuse-loops" not in said[0]
+
+
+def test_memory_is_told_of_the_experiment_whose_graphs_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    fails(monkeypatch, Optimize)
+    app = opened(GOOD, "memory")
+    assert app.session_state["memory of"].startswith(GOOD)
+    go(app, OTHER)
+    assert "the last result that worked" in texts(app)
+    assert app.session_state["memory of"].startswith(GOOD)
 
 
 def test_a_profile_is_shown_on_its_own_graph(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from profiler.record import Measurement
 def known(words: str) -> Measurement | None:
     """The measurement of an experiment, where it was made before, here or on the page Measure."""
     request = Measure(words)
-    result = work.quietly(request, MeasureResult) if work.is_kept(request) else None
+    result = work.kept(request, MeasureResult)
     return result.measurement if result else None
 
 

@@ -82,7 +82,7 @@ def nodes_in_words(profile: NodeProfile, found: Sequence[Pair]) -> str:
     """How many of the nodes that took time have a prediction, how close it is, and what the others took."""
     timed = [timing for timing in profile.nodes if timing.ms > 0]
     rest_ms = sum(timing.ms for timing in timed) - sum(pair.measured for pair in found)
-    others = f"; the others, which the prediction takes to launch nothing, took {show.milliseconds(rest_ms)}" if rest_ms > 0 else ""
+    others = f"; the others, most of which launch nothing, took {show.milliseconds(rest_ms)}" if rest_ms > 0 else ""
     close = f", half of them within {within(found):.0%}" if found else ""
     return (
         f"All nodes together take {show.milliseconds(profile.nodes_ms)} (measured). "
