@@ -240,46 +240,6 @@ def test_measuring_shows_times_with_intervals_beside_counts() -> None:
 # ---------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message", "way_out"),
-    [
-        ("model=zoo/gtp2", "there is no model `zoo/gtp2`", "zoo/gpt2"),
-        ("model=zoo/mlp&bacth=3", "`bacth` is not an option", "batch"),
-        ("model=zoo/mlp&batch=-1", "`batch` cannot be `-1`", "whole number from 1"),
-        ("model=zoo/mlp&dtype=float12", "`dtype` cannot be `float12`", "float32"),
-        ("model=zoo/mlp&mode=guess", "guess", "inference"),
-        ("model=zoo/mlp&pipeline=fuse-atention", "there is no optimization `fuse-atention`", "fuse-attention"),
-        ("model=zoo/mlp&pipeline=recompute-activations(every=x)", "`every` cannot be `x`", "whole number"),
-        ("model=source/" + "0" * 64, "not kept on this machine", "upload"),
-        ("modle=zoo/mlp", "model", "model"),
-    ],
-)
-@pytest.mark.parametrize("page", ["explore", "optimize"])
-def test_a_wrong_word_in_the_address_is_explained_and_the_screen_stays(page: str, wrong: str, message: str, way_out: str) -> None:
-    app = opened("model=zoo/chain&depth=2", page if page != "explore" else "")
-    before = [metric.value for metric in app.metric] + [len(frame.value) for frame in app.dataframe]
-    go(app, wrong)
-    shown = app.error[0].value.replace("\\", "").lower()
-    assert message.lower() in shown
-    assert way_out.lower() in shown
-    assert "Shown instead: `model=zoo/chain&mode=inference&depth=2`" in texts(app)
-    assert [metric.value for metric in app.metric] + [len(frame.value) for frame in app.dataframe] == before
-
-
-@pytest.mark.parametrize(
-    ("wrong", "left"),
-    [
-        ("recompute-activations(every=1001)", ""),
-        ("remove-dead-code,recompute-activations(every=1001),fuse-loops", "&pipeline=remove-dead-code"),
-        ("remove-dead-code,,", ""),
-    ],
-)
-def test_to_a_new_visitor_a_wrong_step_leaves_the_model_and_the_steps_before_it(wrong: str, left: str) -> None:
-    app = opened(f"model=zoo/chain&depth=3&pipeline={wrong}", "optimize")
-    assert app.error
-    assert f"Shown instead: `model=zoo/chain&mode=inference&depth=3{left}`" in texts(app)
-
-
 FORWARD = """
 import torch
 from torch import nn

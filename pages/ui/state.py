@@ -76,23 +76,35 @@ def experiment(catalogue: CatalogueResult) -> Experiment:
 
 
 def _good_part(given: list[tuple[str, str]], catalogue: CatalogueResult) -> Experiment | None:
-    """The model of an address whose steps are wrong, with the steps before the first wrong one; None where the model is wrong too."""
-    try:
-        asked = from_pairs([(key, value) for key, value in given if key != "pipeline"])
-        check(asked, catalogue)
-    except RequestError:
+    """What is right in an address that is wrong somewhere: its model, the other words one by one, and the steps before the first wrong one; None where
+    the model is wrong."""
+    words: list[tuple[str, str]] = []
+    good: Experiment | None = None
+    for pair in sorted((pair for pair in given if pair[0] != "pipeline"), key=lambda pair: pair[0] != "model"):
+        found = _right([*words, pair], catalogue)
+        if found is not None:
+            words, good = [*words, pair], found
+    if good is None:
         return None
     try:
         steps = parse_pipeline(dict(given).get("pipeline", ""))
     except RequestError:
-        return asked
-    for count in range(len(steps), 0, -1):
-        longer = msgspec.structs.replace(asked, pipeline=steps[:count])
-        try:
-            check(longer, catalogue)
-        except RequestError:
-            continue
-        return longer
+        return good
+    for step in steps:
+        found = _right([*words, ("pipeline", ",".join(one.words for one in (*good.pipeline, step)))], catalogue)
+        if found is None:
+            break
+        good = found
+    return good
+
+
+def _right(pairs: list[tuple[str, str]], catalogue: CatalogueResult) -> Experiment | None:
+    """The experiment of these words; None where one of them is wrong."""
+    try:
+        asked = from_pairs(pairs)
+        check(asked, catalogue)
+    except RequestError:
+        return None
     return asked
 
 
