@@ -1,4 +1,4 @@
-"""What graphs would take on devices: those of the table, and this machine where its ceilings were measured."""
+"""What graphs would take on devices: those of the table, and others whose ceilings were measured."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def ceilings(request: MeasureCeilings) -> CeilingsResult:
 
 def predictions(request: Predict, first: GraphSnapshot, last: GraphSnapshot) -> PredictResult:
     """Both graphs on every device that has rates for their dtypes."""
-    known = [*([local_sheet(request.here)] if request.here else []), *sheets().values()]
+    known = [*request.measured, *sheets().values()]
     able = [one for one in known if can_run(first, one) and can_run(last, one)]
     chosen = next((one for one in able if one.name == request.chosen), None)
     return PredictResult(

@@ -154,12 +154,12 @@ class Predict(msgspec.Struct, frozen=True, tag=True):
     """Asks what the captured graph and the graph after the pipeline would take on every device of the table.
 
     Attributes:
-        here: ceilings of this machine, to have it among the devices; None without it.
+        measured: devices whose ceilings were measured, here or where a recording was made; they stand before those of the table.
         chosen: the device whose nodes are wanted one by one; empty for none.
     """
 
     words: str
-    here: Ceilings | None = None
+    measured: tuple[Sheet, ...] = ()
     chosen: str = ""
 
 

@@ -17,7 +17,7 @@ import msgspec
 from graphs.errors import RequestError
 from graphs.record import GraphSnapshot
 from jobs.experiment import parse
-from jobs.record import Measure, MeasureResult
+from jobs.record import CeilingsResult, Measure, MeasureResult
 from profiler.node_record import NodeProfile
 from profiler.node_samples import trimmed
 from profiler.record import Device, Failure
@@ -97,6 +97,7 @@ class Recording(msgspec.Struct, frozen=True):
         versions: of Python, torch and what else decides about speed.
         profiles: of nodes, of some experiments.
         failed: requests that could not be measured there, and why.
+        ceilings: what the device reaches, and the device as a sheet that has them; None where nobody measured them.
     """
 
     device: Device
@@ -106,6 +107,7 @@ class Recording(msgspec.Struct, frozen=True):
     failed: tuple[Failure, ...] = ()
     format: int = FORMAT
     profiles: tuple[ProfileEntry, ...] = ()
+    ceilings: CeilingsResult | None = None
 
     @property
     def title(self) -> str:

@@ -1,4 +1,5 @@
-"""Makes a recording on this machine: zoo models and pipelines, measured one after another until the time is over, and of some of them every node.
+"""Makes a recording on this machine: what it reaches at most, then zoo models and pipelines, measured one after another until the time is over, and of some
+of them every node.
 
 It needs torch and the live packages only. What was measured is on disk after every model, so that a run that is cut short has its part; the most telling
 models come first. A profile follows the measurement of the same experiment, whose graphs are still there.
@@ -19,7 +20,7 @@ import torch
 
 from graphs.errors import FxscopeError, RequestError
 from jobs.experiment import parse
-from jobs.record import Measure, MeasureResult, Profile, ProfileResult, Progress
+from jobs.record import CeilingsResult, Measure, MeasureCeilings, MeasureResult, Profile, ProfileResult, Progress
 from jobs.recorded import FOLDER, Entry, ProfileEntry, Recording, plain_words, profile_entry, read, without_device, write
 from jobs.run import perform, profiled_graphs
 from profiler.devices import detect, resolve
@@ -27,6 +28,8 @@ from profiler.record import Failure
 
 FUSING = "remove-no-ops,fuse-attention,fuse-loops"
 PEERS = ("eager",)
+CEILINGS = "ceilings"
+Asked = MeasureCeilings | Measure | Profile
 # Sizes that keep the device busy for milliseconds: the same models on a GPU are larger.
 MODELS = {
     "cuda": (
@@ -69,9 +72,10 @@ PROFILED = {
 }
 
 
-def requests_for(device: str) -> tuple[Measure | Profile, ...]:
-    """What is measured on a device, in this order: every model's first pipeline, then every model's second …, for the time may be over before the last."""
-    found: list[Measure | Profile] = []
+def requests_for(device: str) -> tuple[Asked, ...]:
+    """What is measured on a device, in this order: its ceilings, every model's first pipeline, then every model's second …, for the time may be over before
+    the last."""
+    found: list[Asked] = [MeasureCeilings()]
     for turn in range(max(len(pipelines) for _, pipelines in MODELS[device])):
         for model, pipelines in MODELS[device]:
             for pipeline in pipelines[turn : turn + 1]:
@@ -79,13 +83,17 @@ def requests_for(device: str) -> tuple[Measure | Profile, ...]:
     return tuple(found)
 
 
-def wanted(words: str, profiled: bool) -> list[Measure | Profile]:
-    """What is asked of one experiment."""
+def wanted(words: str, profiled: bool) -> list[Asked]:
+    """What is asked of one experiment; the word `ceilings` asks for those."""
+    if words == CEILINGS:
+        return [MeasureCeilings()]
     measure = without_device(Measure(words, every_step=True, peers=PEERS))
     return [measure, Profile(measure.words)] if profiled else [measure]
 
 
-def title(request: Measure | Profile) -> str:
+def title(request: Asked) -> str:
+    if isinstance(request, MeasureCeilings):
+        return CEILINGS
     return f"profile of {request.words}" if isinstance(request, Profile) else request.words
 
 
@@ -111,7 +119,9 @@ class _Found:
             )
         self.recording, self.entries, self.profiles = before, list(before.entries), list(before.profiles)
 
-    def has(self, request: Measure | Profile) -> bool:
+    def has(self, request: Asked) -> bool:
+        if isinstance(request, MeasureCeilings):
+            return self.recording.ceilings is not None
         if isinstance(request, Profile):
             return any(entry.words == request.words for entry in self.profiles)
         return any(entry.request == request for entry in self.entries)
@@ -127,7 +137,7 @@ def record(
     device: str,
     minutes: float,
     path: Path | None = None,
-    requests: Sequence[Measure | Profile] = (),
+    requests: Sequence[Asked] = (),
     tell: Callable[[str], None] = print,
     add: bool = False,
 ) -> Path:
@@ -166,8 +176,12 @@ def record(
     return found.path
 
 
-def _added(found: _Found, request: Measure | Profile, device: str) -> str:
+def _added(found: _Found, request: Asked, device: str) -> str:
     """Measures one more, and says what came out in short."""
+    if isinstance(request, MeasureCeilings):
+        ceilings = _ceilings(device)
+        found.recording = msgspec.structs.replace(found.recording, ceilings=ceilings)
+        return ", ".join(f"{dtype} {one.value / 1e12:,.3g} TFLOP/s" for dtype, one in ceilings.ceilings.flops.items())
     if isinstance(request, Profile):
         found.profiles.append(_profiled(request, device))
         last = found.profiles[-1]
@@ -189,6 +203,12 @@ def versions() -> dict[str, str]:
     except ImportError:
         return found
     return {**found, "triton": str(triton.__version__)}
+
+
+def _ceilings(device: str) -> CeilingsResult:
+    result = perform(MeasureCeilings(device), {}, _silent)
+    assert isinstance(result, CeilingsResult)
+    return result
 
 
 def _measured(request: Measure, device: str) -> MeasureResult:

@@ -30,6 +30,7 @@ def main() -> None:
             return
         device_line(catalogue.device)
         request = ask(experiment, catalogue.device)
+        work.left_behind(request, SLOT)
         found = work.answer(Optimize(experiment.words), "optimize", OptimizeResult)
         totals = totals_of(work.words_of("optimize"), found)
         idle_steps(found)

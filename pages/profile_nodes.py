@@ -57,6 +57,7 @@ def main() -> None:
             elsewhere(known, experiment)
             return
         ask(experiment, request)
+        work.left_behind(request, SLOT)
         found = work.answer(Optimize(experiment.words), "optimize", OptimizeResult)
         if not work.is_begun(request, SLOT):
             st.info("Not profiled yet. Press **Profile** above; it takes some seconds.", icon=":material/monitoring:")
@@ -101,13 +102,15 @@ def elsewhere(known: Recording, experiment: Experiment) -> None:
         st.markdown("Of this experiment no node was profiled there. Of these they were:")
     else:
         found = entry.opened()
-        page(found.graphs, found.profiles, experiment.words, experiment.words, known.title)
+        page(found.graphs, found.profiles, experiment.words, experiment.words, known)
         st.subheader("All profiles of this recording", anchor=False)
     recorded.profiles(known)
 
 
 @st.fragment
-def page(graphs: Sequence[GraphSnapshot], profiles: Sequence[NodeProfile], words: str, address: str, recorded_on: str = "") -> None:
+def page(
+    graphs: Sequence[GraphSnapshot], profiles: Sequence[NodeProfile], words: str, address: str, recorded_on: Recording | None = None
+) -> None:
     """The head, one section, and beside it the graph.
 
     Args:
@@ -134,7 +137,7 @@ def page(graphs: Sequence[GraphSnapshot], profiles: Sequence[NodeProfile], words
 
 
 def chosen_side(
-    graphs: Sequence[GraphSnapshot], profiles: Sequence[NodeProfile], words: str, recorded_on: str, compares: bool = False
+    graphs: Sequence[GraphSnapshot], profiles: Sequence[NodeProfile], words: str, recorded_on: Recording | None, compares: bool = False
 ) -> Side:
     """The graph after the pipeline, or the captured one if the reader wants that and looks at one graph only."""
     experiment = parse(words)
@@ -175,33 +178,42 @@ def take_node() -> None:
 
 
 def roofline(side: Side) -> None:
-    known = None if side.recorded else profile_predicted.known_ceilings()
+    known = side.recorded.ceilings if side.recorded else profile_predicted.known_ceilings()
     rates = (known.sheet.flops["float32"], known.sheet.bandwidth) if known else (None, None)
     figure = profile_charts.roofline(side.rows, side.chosen, *rates)
     st.plotly_chart(
         figure, key="profile roofline", on_select=lambda: take_point("profile roofline"), selection_mode="points", config=NO_LOGO
     )
     without = sum(1 for row in side.rows if not row.cost.flops)
-    ceiling = "The ceiling was measured here, in float32." if known else "Once this machine's ceilings are measured they are drawn here."
     st.caption(
         "A larger point takes more of the run. Counted: all operations, a multiply-add is two; each operand crosses memory once. "
         f"{show.plural(without, 'node')} that only move or show data have no place here; the table has their bytes per second. "
-        + (f"No ceiling is drawn: what {show.plain(side.recorded)} reaches was not recorded." if side.recorded else ceiling)
+        + ceiling_words(side.recorded, known is not None)
     )
     if not known and not side.recorded:
         st.page_link("pages/predict.py", label="Measure this machine's ceilings", icon=":material/speed:")
 
 
+def ceiling_words(recorded_on: Recording | None, known: bool) -> str:
+    """Where the line above the points comes from, or why there is none."""
+    if recorded_on:
+        missing = f"No ceiling is drawn: what {show.plain(recorded_on.title)} reaches was not recorded."
+        return "The ceiling was measured there, in float32." if known else missing
+    return "The ceiling was measured here, in float32." if known else "Once this machine's ceilings are measured they are drawn here."
+
+
 def predicted(side: Side) -> None:
-    if side.recorded:
+    if side.recorded is None:
+        profile_predicted.panel(side)
+    elif side.recorded.ceilings:
+        profile_predicted.of_recording(side, side.recorded.ceilings)
+    else:
         st.info(
-            f"This profile is of {show.plain(side.recorded)}, and this section predicts for the machine that the app runs on. "
+            f"This profile is of {show.plain(side.recorded.title)}, which did not record what that device reaches. "
             "The page Predict says what the graph would take on every device of its table.",
             icon=":material/history:",
         )
         st.page_link("pages/predict.py", label="Go to Predict", icon=":material/speed:")
-        return
-    profile_predicted.panel(side)
 
 
 def timeline(side: Side) -> None:

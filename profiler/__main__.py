@@ -20,7 +20,7 @@ def main(words: list[str] | None = None) -> int:
     command.add_argument(
         "experiments",
         nargs="*",
-        help="experiments in words, such as 'model=zoo/mlp&mode=training&pipeline=fuse-loops'; without any, a list made for the device",
+        help="experiments in words, such as 'model=zoo/mlp&mode=training&pipeline=fuse-loops', or 'ceilings'; without any, a list made for the device",
     )
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU where there is one")
     command.add_argument("--minutes", type=_minutes, default=8.0, help="no experiment is begun after so many (default 8)")
@@ -40,7 +40,7 @@ def main(words: list[str] | None = None) -> int:
     except FxscopeError as error:
         print(error, file=sys.stderr)
         return 2
-    if not found.entries and not found.profiles:
+    if not (found.entries or found.profiles or found.ceilings):
         print(f"nothing was measured; {path} says why", file=sys.stderr)
         return 1
     print(f"saved {path}")

@@ -2,7 +2,9 @@
 
 Every round measures every ceiling once, so that a machine that slows down slows all of them; a round keeps the best of a few short runs, because another
 program can only make a run slower; the ceiling is the median over the better half of the rounds, with the spread of that half. A whole measurement takes some seconds.
-On a CPU the clock is the processor time of this process over its threads: what other programs take of the cores meanwhile is not this device's speed.
+On a CPU the clock is the processor time of the thread that calls, which has its part in all work and waits for the others: what other programs take of its core
+meanwhile is not this device's speed. The time of all threads over their number would be half as long where one of two has nothing to do, and the system
+knows that of another thread by the tick only.
 """
 
 from __future__ import annotations
@@ -161,7 +163,7 @@ def _numbers(size: int, device: str, dtype: torch.dtype) -> torch.Tensor:
 
 def _timed(work: Callable[[], object], device: str, times: int) -> Timed:
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    clock, share = (time.perf_counter, 1) if device == "cuda" else (time.process_time, torch.get_num_threads())
+    clock = time.perf_counter if device == "cuda" else time.thread_time
 
     def run() -> float:
         wait()
@@ -169,7 +171,7 @@ def _timed(work: Callable[[], object], device: str, times: int) -> Timed:
         for _ in range(times):
             work()
         wait()
-        return (clock() - start) / share
+        return clock() - start
 
     return run
 

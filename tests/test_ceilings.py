@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
+import torch
 
 from profiler import ceilings
 from profiler.calibrations import calibration
 from profiler.ceilings import ceiling, local_sheet, measure_ceilings
 from profiler.prediction.time import kernel_seconds
 from profiler.prediction_record import ELEMENTWISE, Work
+
+BUSY_S = 0.02
 
 
 def test_a_disturbed_round_does_not_lower_a_ceiling() -> None:
@@ -34,3 +39,15 @@ def test_the_ceilings_of_this_processor_make_a_sheet(monkeypatch: pytest.MonkeyP
     assert all(rate > 1e8 for _, rate in device.copies)
     seconds, _ = kernel_seconds(Work(ELEMENTWISE, "float32", 1 << 20, 4 << 20, 4 << 20, 1), device, calibration("cpu"))
     assert seconds > (8 << 20) / max(device.bandwidth, device.cache_bandwidth)
+
+
+def test_work_of_one_thread_takes_as_long_beside_a_thread_that_has_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small operator runs in one thread of two: half of its time is not its time."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert ceilings._timed(_busy, "cpu", 2)() >= 2 * BUSY_S
+
+
+def _busy() -> None:
+    until = time.thread_time() + BUSY_S
+    while time.thread_time() < until:
+        pass

@@ -120,9 +120,9 @@ def test_a_prediction_needs_ceilings_and_says_so() -> None:
     ("nodes_ms", "between_ms", "told"),
     [
         ((4.0, 5.5), 0.3, "**95.0%** of a whole run: within 10%."),
-        ((4.0, 4.0), 1.8, "**80.0%** of a whole run; **the difference is overhead**: 18.0% between nodes and 2.0% that runs differ by."),
-        ((3.0, 2.0), 0.1, "49.0% that runs differ by; the machine interrupted now one node, now another."),
-        ((6.0, 6.0), 0.5, "**120.0%** of a whole run; **the difference is overhead**: 5.0% between nodes and −25.0% that runs differ by; runs whose nodes were timed took 12.5 ms."),
+        ((4.0, 4.0), 1.8, "**80.0%** of a whole run; **18.0% is overhead** between nodes; 2.0% is no work, but how far runs differ."),
+        ((3.0, 2.0), 0.1, "49.0% is no work, but how far runs differ; the machine interrupted now one node, now another."),
+        ((6.0, 6.0), 0.5, "**120.0%** of a whole run; **5.0% is overhead** between nodes; −25.0% is no work, but how far runs differ; runs whose nodes were timed took 12.5 ms."),
     ],
 )  # fmt: skip
 def test_the_page_says_whether_nodes_make_up_the_whole_or_where_the_rest_is(

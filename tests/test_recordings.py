@@ -19,19 +19,26 @@ import jobs.recording
 import jobs.run
 from graphs.errors import RequestError, TooLargeError
 from jobs.experiment import parse
-from jobs.record import Measure, Profile
+from jobs.record import CeilingsResult, Measure, MeasureCeilings, Profile
 from jobs.recorded import Recording, read, recordings, without_device, write
 from jobs.version import ROOT
 from optimizers.catalog import named
 from pages.ui import show
 from profiler.__main__ import main
+from profiler.ceilings import local_sheet
 from profiler.measure import summary
 from profiler.node_samples import are_in_turns, samples
 from tests.test_pages import opened, table, texts
+from tests.test_predict_page import HERE
 
 pytestmark = pytest.mark.usefixtures("default_client")
 
 WORDS = "model=zoo/mlp&mode=inference&batch=2&pipeline=fuse-loops"
+
+
+def reached() -> CeilingsResult:
+    """Planted ceilings of a device."""
+    return CeilingsResult(HERE, local_sheet(HERE))
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +65,23 @@ def test_a_recording_says_where_when_and_with_what(made: Path) -> None:
     assert measurement.labels == ("captured", "fuse-loops", "eager PyTorch")
     assert all(timing.median_ms > 0 for timing in measurement.timings)
     assert len(found.entries[0].result.totals) == 2
+
+
+def test_what_a_device_reaches_is_measured_once_and_first(tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(made.read_bytes())
+    asked: list[str] = []
+    monkeypatch.setattr(jobs.recording, "_ceilings", lambda device: asked.append(device) or reached())
+    assert read(path).ceilings is None
+    for _ in range(2):
+        assert main(["record", "--device", "cpu", "--add", "--out", str(path), "ceilings"]) == 0
+    assert asked == ["cpu"]
+    found = read(path)
+    assert found.ceilings == reached()
+    assert found.entries == read(made).entries
+    assert jobs.recording.requests_for("cuda")[0] == MeasureCeilings()
+    alone = tmp_path / "alone.json"
+    assert main(["record", "--device", "cpu", "--out", str(alone), "ceilings"]) == 0, "ceilings alone are something measured"
 
 
 def test_what_cannot_be_measured_is_named_with_the_reason(made: Path) -> None:
@@ -166,7 +190,7 @@ def test_a_broken_file_is_left_out_and_named_when_asked_for(tmp_path: Path, made
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_the_list_for_a_device_names_what_there_is(device: str) -> None:
-    requests = jobs.recording.requests_for(device)
+    requests = [one for one in jobs.recording.requests_for(device) if not isinstance(one, MeasureCeilings)]
     assert len(set(requests)) == len(requests) >= 8
     profiles = [at for at, request in enumerate(requests) if isinstance(request, Profile)]
     assert len(profiles) == 3
@@ -187,6 +211,7 @@ def test_it_loads_neither_streamlit_nor_what_only_pages_and_single_steps_need() 
     code = """
 import sys
 from profiler.__main__ import main
+from profiler.ceilings import local_sheet
 code = main(["record", "--list", "--device", "cuda"])
 loaded = [name for name in ("streamlit", "plotly", "pandas", "graphviz", "ortools", "onnx", "onnx2fx", "egglog") if name in sys.modules]
 sys.exit(str(loaded) if loaded else code)
@@ -234,6 +259,44 @@ def test_the_page_says_what_a_recording_has_instead(monkeypatch: pytest.MonkeyPa
     app = shown(monkeypatch, read(made), "model=zoo/mlp&batch=5&device=cpu")
     assert "not in the recording" in texts(app)
     assert app.dataframe(key="recorded").value["experiment"].tolist() == [WORDS]
+
+
+def test_with_ceilings_a_recording_tells_utilisation(monkeypatch: pytest.MonkeyPatch, made: Path) -> None:
+    found = msgspec.structs.replace(read(made), ceilings=reached())
+    measurement = found.entries[0].result.measurement
+    app = shown(monkeypatch, found, f"{WORDS}&device=cpu")
+    told = table(app, "MFU").set_index("")
+    flops = found.entries[0].result.totals[0].matmul_flops
+    assert told.loc["captured", "MFU"] == f"{flops / (1e11 * measurement.timings[0].median_ms / 1e3):.1%}"
+    assert "100 GFLOP/s, that device's float32 matmul ceiling" in texts(app)
+    assert "this recording holds none" in texts(shown(monkeypatch, read(made), f"{WORDS}&device=cpu"))
+
+
+def test_a_recorded_device_stands_among_the_predictions_beside_what_was_measured_there(monkeypatch: pytest.MonkeyPatch, made: Path) -> None:
+    found = msgspec.structs.replace(read(made), ceilings=reached())
+    monkeypatch.setattr("pages.ui.recorded.recordings", lambda: {"there": found})
+    words = f"{WORDS}&device=cpu"
+    lines = table(opened(words, "predict"), "device")
+    there = lines.set_index("device").loc[found.title]
+    whole = [line for line in lines["device"] if line.endswith("recorded " + found.started[:10])]
+    assert whole == [found.title] == [lines["device"].iloc[0]]
+    assert there["figures"] == "ceilings recorded there"
+    after_ms = found.entries[0].result.measurement.timings[1].median_ms
+    assert min(abs(there["measured"] * unit - after_ms) for unit in (1e-3, 1.0, 1e3)) == pytest.approx(0, abs=1e-6 * after_ms)
+    assert lines["measured"].notna().sum() == 1
+    others = table(opened("model=zoo/mlp&batch=5&device=cpu", "predict"), "device")
+    assert "measured" not in others
+    assert found.title in others["device"].tolist()
+
+
+def test_the_page_profile_predicts_for_a_recorded_device(monkeypatch: pytest.MonkeyPatch, made: Path) -> None:
+    found = msgspec.structs.replace(read(made), ceilings=reached())
+    app = shown(monkeypatch, found, f"{WORDS}&device=cpu", "profile_nodes")
+    app.segmented_control(key="profile section").set_value("Predicted").run()
+    assert "(measured) and should take" in texts(app)
+    assert "that device's measured ceilings" in texts(app)
+    app.segmented_control(key="profile section").set_value("Roofline").run()
+    assert "The ceiling was measured there" in texts(app)
 
 
 @pytest.mark.parametrize("section", ["Nodes", "Groups", "Roofline", "Predicted", "Timeline", "Memory", "Kernels", "Before and after"])

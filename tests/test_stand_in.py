@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from typing import cast
+from urllib.parse import parse_qsl
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from jobs.client import Client
 from jobs.experiment import parse
-from jobs.record import JobState, Measure, Optimize, OptimizeResult, Predict, Problem, Profile, Request
+from jobs.record import JobState, Measure, Optimize, OptimizeResult, Predict, Problem, Profile, Request, request_hash
 from pages.ui import show, work
 from tests.test_pages import go, opened, settle, table, texts
 
@@ -105,3 +106,21 @@ def test_a_prediction_is_told_node_by_node_of_its_own_graph(client: Client, monk
     assert "the last result that worked" in texts(app)
     assert [frame.value["node"].tolist() for frame in app.dataframe if "node" in frame.value][0] == nodes
     assert table(app, "least").equals(rows)
+
+
+@pytest.mark.parametrize(("kind", "page"), [(Measure, "measure"), (Profile, "profile_nodes")])
+def test_work_that_the_reader_has_left_is_named_and_can_be_cancelled(kind: type[Measure | Profile], page: str, client: Client) -> None:
+    slow = parse("model=zoo/chain&mode=training&depth=30&width=1024&batch=1024&device=cpu").words
+    app = opened(slow, page)
+    next(one for one in app.button if one.type == "button" and one.label in ("Measure", "Profile")).click()
+    app.run()
+    request = kind(slow)
+    app.query_params.clear()
+    for key, value in parse_qsl(GOOD):
+        app.query_params[key] = value
+    app.run()
+    assert f"Still under way: `{slow}`" in texts(app)
+    app.button(key=f"cancel left {request_hash(request)}").click()
+    settle(app)
+    assert client.state(request_hash(request)).status == "cancelled"
+    assert "Still under way" not in texts(app)

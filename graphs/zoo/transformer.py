@@ -37,7 +37,9 @@ def _gpt2(settings: Settings) -> nn.Module:
         n_positions=max(1024, settings.number("seq")), resid_pdrop=drop, embd_pdrop=drop, attn_pdrop=drop,
         use_cache=False, bos_token_id=0, eos_token_id=0, **COMMON,
     )  # fmt: skip
-    return GPT2LMHeadModel(config)
+    model = GPT2LMHeadModel(config)
+    model.loss_type = "ForCausalLM"  # what the library takes anyway, but not without a warning
+    return model
 
 
 def _llama(settings: Settings) -> nn.Module:

@@ -29,8 +29,9 @@ ENDED = {
 }
 
 
-def part(measurement: Measurement, totals: Mapping[str, Totals], ceilings: Ceilings | None = None) -> None:
-    """Everything; `totals` are counted, by the labels of graphs; `ceilings` are those of the device, where they were measured."""
+def part(measurement: Measurement, totals: Mapping[str, Totals], ceilings: Ceilings | None = None, recorded: str = "") -> None:
+    """Everything; `totals` are counted, by the labels of graphs; `ceilings` are those of the device, where they were measured; `recorded` names the
+    recording that this is of."""
     raw, (measurement, totals) = measurement, _titled(measurement, totals)
     st.subheader("Measured", anchor=False)
     verdict(measurement)
@@ -42,7 +43,7 @@ def part(measurement: Measurement, totals: Mapping[str, Totals], ceilings: Ceili
     table = side_by_side(measurement, totals, ceilings)
     st.dataframe(table, hide_index=True, key="side by side", column_config=aligned())
     st.caption(f":material/bolt: {energy_words(measurement)}")
-    st.caption(f":material/speed: {utilisation_words(ceilings)}")
+    st.caption(f":material/speed: {utilisation_words(ceilings, recorded)}")
     graphs = [at for at, label in enumerate(measurement.labels) if label in totals]
     if len(graphs) > 2:
         steps(measurement, graphs)
@@ -215,24 +216,26 @@ def side_by_side(measurement: Measurement, totals: Mapping[str, Totals], ceiling
                 "÷ first": f"{measurement.ratios[at]:.3f}" if at else "1",
                 "its 95 %": f"{ratio_low:.3f} – {ratio_high:.3f}" if at and measurement.verdicts[at] != TOO_FEW else "",
                 "verdict": measurement.verdicts[at] if at else "",
-                "would see": f"{least:.1%}" if least is not None else "",
-                **energy,
-                **_utilisation(measurement, at, totals, ceilings),
-                "ready in": show.milliseconds(timing.prepare_ms),
                 "peak, measured": show.size(timing.peak_bytes) if timing.peak_bytes is not None else "not measured",
                 "peak, counted": show.size(count.peak_bytes) if count else "",
+                **_utilisation(measurement, at, totals, ceilings),
+                **energy,
+                "would see": f"{least:.1%}" if least is not None else "",
+                "ready in": show.milliseconds(timing.prepare_ms),
             }
         )
     return pd.DataFrame(rows)
 
 
-def utilisation_words(ceilings: Ceilings | None) -> str:
+def utilisation_words(ceilings: Ceilings | None, recorded: str = "") -> str:
     """What MFU and HFU are here, or what is missing for them."""
+    whose = "that device's" if recorded else "this machine's"
     if ceilings is None or CEILING_DTYPE not in ceilings.flops:
-        return "MFU and HFU need this machine's ceilings: the button on the page Predict measures them."
+        way_out = "this recording holds none" if recorded else "the button on the page Predict measures them"
+        return f"MFU and HFU need {whose} ceilings: {way_out}."
     rate = ceilings.flops[CEILING_DTYPE].value
     return (
-        f"MFU: matmul operations of the captured graph (counted) ÷ time (measured) ÷ {rate / 1e9:,.0f} GFLOP/s, this machine's {CEILING_DTYPE} matmul "
+        f"MFU: matmul operations of the captured graph (counted) ÷ time (measured) ÷ {rate / 1e9:,.0f} GFLOP/s, {whose} {CEILING_DTYPE} matmul "
         "ceiling (measured). HFU: with the operations that this graph does, recomputed ones included."
     )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -29,6 +30,7 @@ LOGO: dict[str, Any] = {"displaylogo": False}
 MOST = 200
 FAR_APART = 30  # times the shortest bar: beyond, it would not be seen beside the longest
 ROOM = 1.14
+NOWHERE: Mapping[str, float] = MappingProxyType({})
 
 
 def ceilings_in_words(found: Ceilings) -> str:
@@ -41,14 +43,18 @@ def ceilings_in_words(found: Ceilings) -> str:
     )
 
 
-def side_by_side(answer: PredictResult, has_steps: bool, chosen: str) -> None:
-    """Times as bars, and the table in which a device is chosen."""
+def side_by_side(answer: PredictResult, has_steps: bool, chosen: str, measured: Mapping[str, float] = NOWHERE) -> None:
+    """Times as bars, and the table in which a device is chosen; `measured` has seconds by the names of devices where the graph ran."""
     names = [device.name for device in answer.devices]
     st.plotly_chart(
-        bars(answer, has_steps), key="predicted bars", config=LOGO, selection_mode="points", on_select=lambda: _choose_bar(names, chosen)
+        bars(answer, has_steps, measured),
+        key="predicted bars",
+        config=LOGO,
+        selection_mode="points",
+        on_select=lambda: _choose_bar(names, chosen),
     )
     st.dataframe(
-        table(answer, has_steps), hide_index=True, key="predicted table", selection_mode="single-row",
+        table(answer, has_steps, measured), hide_index=True, key="predicted table", selection_mode="single-row",
         on_select=lambda: _choose(names, chosen), height=min(36 * (len(names) + 1), 430), column_config=_columns(answer, has_steps),
     )  # fmt: skip
     if len(names) > 1 and all(one.bound == LAUNCH for one in answer.after):
@@ -62,12 +68,13 @@ def side_by_side(answer: PredictResult, has_steps: bool, chosen: str) -> None:
             st.caption(f"Figures of {device.name}: {show.plain(device.source)}")
 
 
-def bars(answer: PredictResult, has_steps: bool) -> go.Figure:
-    """Predicted time of every device. Bars begin at zero, so that their lengths compare; where devices lie too far apart for that, the axis is
+def bars(answer: PredictResult, has_steps: bool, measured: Mapping[str, float] = NOWHERE) -> go.Figure:
+    """Predicted time of every device, and a mark where it was measured. Bars begin at zero, so that their lengths compare; where devices lie too far apart for that, the axis is
     logarithmic and begins a decade below. A hatched bar does not fit."""
     figure = go.Figure()
     names = [device.name for device in answer.devices]
     times = [1e3 * one.seconds for one in (*answer.before, *answer.after) if one.seconds > 0]
+    times += [1e3 * measured[name] for name in names if name in measured]
     scale, unit = show.time_scale(max(times, default=1.0))
     for title, found, faint in (("as captured", answer.before, True), ("after the pipeline", answer.after, False)):
         if faint and not has_steps:
@@ -87,6 +94,13 @@ def bars(answer: PredictResult, has_steps: bool) -> go.Figure:
             # A square and no bar: every bar's trace takes room beside the others, drawn or not.
             marker = {"symbol": "square", "size": 11, "color": tone}
             figure.add_scatter(y=[None], x=[None], mode="markers", name=f"most of it: {text}", marker=marker)
+    ran = [name for name in names if name in measured]
+    if ran:
+        figure.add_scatter(
+            y=ran, x=[1e3 * measured[name] / scale for name in ran], mode="markers", name="measured there",
+            marker={"symbol": "diamond", "size": 11, "color": charts.ERROR, "line": {"width": 1, "color": "white"}}, cliponaxis=False,
+            text=[show.milliseconds(1e3 * measured[name]) for name in ran], hovertemplate="%{y}: %{text}, measured<extra></extra>",
+        )  # fmt: skip
     charts.finish(figure, 120 + (38 if has_steps else 24) * len(names), "Time of a run (predicted)")
     figure.update_layout(barmode="group", legend={"traceorder": "normal"}, bargap=0.25, clickmode="event+select")
     figure.update_traces(selected=charts.AS_BEFORE, unselected=charts.AS_BEFORE, selector={"type": "bar"})
@@ -113,18 +127,21 @@ def _memory(answer: PredictResult) -> tuple[float, str]:
     return charts.scale_of(max(one.peak_bytes + one.resident_bytes for one in answer.after))
 
 
-def table(answer: PredictResult, has_steps: bool) -> pd.DataFrame:
+def table(answer: PredictResult, has_steps: bool, measured: Mapping[str, float] = NOWHERE) -> pd.DataFrame:
     """One line per device, in numbers; `_columns` says their units."""
     rows = []
+    names = {device.name for device in answer.devices}
     clock, amount = _clock(answer)[0] / 1e3, _memory(answer)[0]
     for device, before, after in zip(answer.devices, answer.before, answer.after, strict=True):
         first = {"as captured": before.seconds / clock} if has_steps else {}
+        ran = {"measured": measured[device.name] / clock if device.name in measured else None} if measured.keys() & names else {}
         ratio = {"÷": after.seconds / before.seconds if before.seconds else None} if has_steps else {}
         rows.append(
             {
                 "device": device.name,
                 **first,
                 "time": after.seconds / clock,
+                **ran,
                 **ratio,
                 "least": after.roofline_s / clock,
                 "bound by": BOUNDS[after.bound][0],
@@ -133,7 +150,7 @@ def table(answer: PredictResult, has_steps: bool) -> pd.DataFrame:
                 "fits": "yes" if after.fits else "no",
                 "MFU": after.mfu,
                 "HFU": after.hfu,
-                "figures": "ceilings measured here" if device.measured else _sheet_words(device.source),
+                "figures": f"ceilings {device.source.partition(',')[0]}" if device.measured else _sheet_words(device.source),
             }
         )
     return pd.DataFrame(rows)
@@ -146,6 +163,7 @@ def _columns(answer: PredictResult, has_steps: bool) -> dict[str, Any]:
     return {
         "as captured": _number(f"as captured, {clock}", "Predicted time of one run without the pipeline."),
         "time": _number(f"time, {clock}", f"Predicted, of one run of the graph{after}"),
+        "measured": _number(f"measured, {clock}", "Measured, where this machine or a recording has run this experiment: median of a run."),
         "÷": st.column_config.NumberColumn(format="%.3f", help="Time after the pipeline ÷ time as captured, both predicted."),
         "least": _number(f"least, {clock}", "Predicted too: what the peak rates alone would allow, operator by operator: the roofline."),
         "bound by": st.column_config.TextColumn(help="What most of the predicted time goes to."),

@@ -13,7 +13,9 @@ import streamlit as st
 from jobs.record import CeilingsResult, MeasureCeilings, Predict, PredictResult
 from pages.ui import charts, show, work
 from pages.ui.profile_side import NO_LOGO, Side, go_to_all, take_point
+from profiler.calibrations import calibration_for
 from profiler.node_record import NodeProfile, NodeTiming
+from profiler.prediction.predict import can_run, predict
 from profiler.prediction_record import NodePrediction, Prediction
 
 SLOT, CEILINGS, POINTS, HISTOGRAM = "profile prediction", "profile ceilings", "profile predicted points", "profile predicted histogram"
@@ -52,7 +54,7 @@ def panel(side: Side) -> None:
         )
         return
     found = work.answer(MeasureCeilings(), CEILINGS, CeilingsResult)
-    request = Predict(side.words, found.ceilings, found.sheet.name)
+    request = Predict(side.words, (found.sheet,), found.sheet.name)
     answer = work.answer(request, f"{SLOT} {side.words}", PredictResult)  # no other graph's prediction
     if answer.chosen is None:
         st.info("This machine has no rate for the dtypes of this graph, so nothing is predicted.", icon=":material/info:")
@@ -60,7 +62,15 @@ def panel(side: Side) -> None:
     body(side, answer.chosen)
 
 
-def body(side: Side, prediction: Prediction) -> None:
+def of_recording(side: Side, found: CeilingsResult) -> None:
+    """The same of a graph that ran elsewhere, by what was measured there."""
+    if can_run(side.graph, found.sheet):
+        body(side, predict(side.graph, found.sheet, calibration_for(found.sheet)), "that device's")
+    else:
+        st.info("That device has no recorded rate for the dtypes of this graph, so nothing is predicted.", icon=":material/info:")
+
+
+def body(side: Side, prediction: Prediction, whose: str = "this machine's") -> None:
     """The whole in words, and every node as a point and in a histogram."""
     found = pairs(side.profile.nodes, prediction.nodes)
     whole, predicted = side.profile.whole_ms, 1e3 * prediction.seconds
@@ -73,7 +83,7 @@ def body(side: Side, prediction: Prediction) -> None:
     st.plotly_chart(points(found, side.chosen), key=POINTS, on_select=lambda: take_point(POINTS), selection_mode="points", config=NO_LOGO)
     st.plotly_chart(histogram(found), key=HISTOGRAM, on_select=lambda: _take_bar(found), selection_mode="points", config=NO_LOGO)
     st.caption(
-        f"Predicted from counted work, this machine's measured ceilings and the efficiency model “{prediction.model}”. "
+        f"Predicted from counted work, {whose} measured ceilings and the efficiency model “{prediction.model}”. "
         "A node far above the diagonal is slower than such work usually is: worth a look. Click a bar: the graph marks its nodes."
     )
 

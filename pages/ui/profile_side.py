@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import streamlit as st
 
 from graphs.record import GraphSnapshot
+from jobs.recorded import Recording
 from pages.ui.profile_rows import Row, rows_of
 from profiler.node_record import NodeProfile
 
@@ -17,14 +18,14 @@ NO_LOGO: dict[str, Any] = {"displaylogo": False}
 
 class Side(NamedTuple):
     """One measured graph. `words`: the experiment whose last graph it is; `first`: the captured graph's side where another one is shown; `recorded`:
-    the device where it was measured elsewhere."""
+    where it was measured elsewhere."""
 
     graph: GraphSnapshot
     profile: NodeProfile
     rows: list[Row]
     words: str
     first: Side | None = None
-    recorded: str = ""
+    recorded: Recording | None = None
 
     @property
     def chosen(self) -> str:
@@ -36,7 +37,7 @@ class Side(NamedTuple):
         return next((row for row in self.rows if row.node.name == name), None)
 
 
-def side_of(graph: GraphSnapshot, profile: NodeProfile, words: str, first: Side | None = None, recorded: str = "") -> Side:
+def side_of(graph: GraphSnapshot, profile: NodeProfile, words: str, first: Side | None = None, recorded: Recording | None = None) -> Side:
     return Side(graph, profile, rows_of(graph, profile), words, first, recorded)
 
 

@@ -39,11 +39,10 @@ def adds_up(profile: NodeProfile) -> str:
     told = f"The nodes add up to **{share:.1%}** of a whole run"
     if abs(share - 1) <= TOLERANCE:
         return f"{told}: within {TOLERANCE:.0%}."
-    parts = [f"{between:.1%} between nodes", f"{_percent(uneven)} that runs differ by"]
     timed = f"runs whose nodes were timed took {show.milliseconds(profile.marked_ms)}"
     meaning = "the machine interrupted now one node, now another" if uneven > 0 else timed
     why = f"; {meaning}" if abs(uneven) > TOLERANCE else ""
-    return f"{told}; **the difference is overhead**: {' and '.join(parts)}{why}."
+    return f"{told}; **{between:.1%} is overhead** between nodes; {_percent(uneven)} is no work, but how far runs differ{why}."
 
 
 def _percent(share: float) -> str:

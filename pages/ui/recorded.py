@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import pandas as pd
 import streamlit as st
 
 from jobs.experiment import Experiment, parse
-from jobs.record import Measure
+from jobs.record import Measure, MeasureResult
 from jobs.recorded import Recording, recordings
 from pages.ui import measured, show, state
+from profiler.prediction_record import Sheet
 
 HERE = "this machine"
 CHOSEN = "measured on"
+THERE = "recorded there"
 
 
 def choose(suits: Callable[[Recording], bool] = lambda found: bool(found.entries)) -> Recording | None:
@@ -38,6 +41,21 @@ def choose(suits: Callable[[Recording], bool] = lambda found: bool(found.entries
     return found.get(name or HERE)
 
 
+def sheets() -> list[Sheet]:
+    """The devices of recordings that hold what they reach, named after their recordings."""
+    return [
+        msgspec.structs.replace(one.ceilings.sheet, name=one.title, source=f"{THERE}, {one.started[:10]}")
+        for one in recordings().values()
+        if one.ceilings
+    ]
+
+
+def measured_there(words: str) -> dict[str, MeasureResult]:
+    """What recordings know of an experiment, by their titles."""
+    found = {one.title: one.find(Measure(words)) for one in recordings().values()}
+    return {title: result for title, result in found.items() if result is not None}
+
+
 def origin(recording: Recording) -> None:
     """Where everything below was measured, and when."""
     device = recording.device
@@ -57,7 +75,7 @@ def part(recording: Recording, experiment: Experiment) -> None:
         st.markdown("This experiment is not in the recording. These are:")
     else:
         totals = dict(zip(experiment.graph_labels, result.totals, strict=False))
-        measured.part(result.measurement, totals)
+        measured.part(result.measurement, totals, recording.ceilings.ceilings if recording.ceilings else None, recording.title)
         st.subheader("All of this recording", anchor=False)
     contents(recording)
 

@@ -315,7 +315,8 @@ def totals_table(rows: Sequence[tuple[str, Totals]]) -> None:
             row[figure.title] = text
         table.append(row)
         before = totals
-    st.dataframe(pd.DataFrame(table), hide_index=True, width="stretch")
+    meanings = {figure.title: st.column_config.TextColumn(help=figure.meaning) for figure in FIGURES}
+    st.dataframe(pd.DataFrame(table), hide_index=True, width="stretch", column_config=meanings)
 
 
 def savings(step: StepRecord) -> str:

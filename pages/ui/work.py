@@ -6,7 +6,7 @@ The session remembers job ids only; results stay with the client.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar, cast
 
 import streamlit as st
@@ -136,10 +136,31 @@ def ask(request: Request, slot: str, fresh: bool = False) -> None:
     """Asks for work that is not begun without being asked; for callbacks."""
     _forget(slot)
     st.session_state[f"asked {slot}"] = request_hash(request)
+    st.session_state.setdefault(f"begun {slot}", {})[request_hash(request)] = getattr(request, "words", "")
     try:
         jobs.client.default_client().submit(request, fresh=fresh, reader=reader())
     except FxscopeError as error:
         st.session_state[f"refused {slot}"] = show.as_problem(error)
+
+
+def left_behind(request: Request, slot: str) -> None:
+    """Names what this reader asked for at a slot, of another experiment, and is still under way; each can be cancelled."""
+    own, client = request_hash(request), jobs.client.default_client()
+    begun: dict[str, str] = st.session_state.get(f"begun {slot}", {})
+    busy = {job_id: words for job_id, words in begun.items() if job_id != own and client.state(job_id, reader()).status in BUSY}
+    if busy:
+        _watch_left(busy, slot)
+
+
+@st.fragment(run_every=1.0)
+def _watch_left(busy: Mapping[str, str], slot: str) -> None:
+    client = jobs.client.default_client()
+    if any(client.state(job_id, reader()).status not in BUSY for job_id in busy):
+        st.rerun()
+    for job_id, words in busy.items():
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.caption(f":material/hourglass_top: Still under way: `{title(parse(words)).replace('`', '_')}`")
+            st.button("Cancel", key=f"cancel left {job_id}", on_click=client.cancel, args=(job_id, reader()), icon=":material/close:")
 
 
 def _started(request: Request, job_id: str, slot: str) -> JobState:
