@@ -30,6 +30,7 @@ LOGO: dict[str, Any] = {"displaylogo": False}
 MOST = 200
 FAR_APART = 30  # times the shortest bar: beyond, it would not be seen beside the longest
 ROOM = 1.14
+UNSTEADY = 0.25
 NOWHERE: Mapping[str, float] = MappingProxyType({})
 
 
@@ -39,7 +40,17 @@ def ceilings_in_words(found: Ceilings) -> str:
     return (
         f"This machine, **measured**: {show.plain(found.device)}, {show.plural(found.threads, 'thread')}; matmul {rates}; copies "
         f"{found.bandwidth.value / 1e9:,.1f} GB/s (±{found.bandwidth.spread:.0%}), in cache {found.cache_bandwidth.value / 1e9:,.0f} GB/s; "
-        f"a launch {found.launch_s.value * 1e6:,.1f} µs."
+        f"a launch {found.launch_s.value * 1e6:,.1f} µs.{_unsteady(found)}"
+    )
+
+
+def _unsteady(found: Ceilings) -> str:
+    """Where a ceiling moved so far while it was measured that predictions are moved by it."""
+    worst = max(one.spread for one in (*found.flops.values(), found.bandwidth, found.cache_bandwidth, found.launch_s))
+    return (
+        f" **The machine changed its pace meanwhile** (by up to {worst:.0%}): measure again when nothing else runs."
+        if worst > UNSTEADY
+        else ""
     )
 
 
