@@ -112,7 +112,7 @@ class Recording(msgspec.Struct, frozen=True):
     @property
     def title(self) -> str:
         """Device and day: `NVIDIA H200, recorded 2026-11-24`."""
-        return f"{self.device.name}, recorded {self.started[:10]}"
+        return f"{self.device.short_name}, recorded {self.started[:10]}"
 
     def find(self, request: Measure) -> MeasureResult | None:
         """The result of a request; of the experiment with other peers or steps where it was not measured just so."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 FEWEST = 6  # values; with fewer, not even the extremes bracket their median with 95 % confidence
 TOO_FEW = "too few runs to tell"
+SAYS_NOTHING = re.compile(r"\((?:R|TM)\)|[®™]|\b(?:Processor|CPU)\b|@.*")
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -16,6 +19,11 @@ class Device(msgspec.Struct, frozen=True):
     units: int
     memory_bytes: int
     torch: str
+
+    @property
+    def short_name(self) -> str:
+        """The name without signs of trade marks and words that say nothing: `Intel Xeon` for `Intel(R) Xeon(R) Processor`."""
+        return " ".join(SAYS_NOTHING.sub(" ", self.name).split())
 
 
 class Timing(msgspec.Struct, frozen=True):

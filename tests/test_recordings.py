@@ -28,6 +28,7 @@ from profiler.__main__ import main
 from profiler.ceilings import local_sheet
 from profiler.measure import summary
 from profiler.node_samples import are_in_turns, samples
+from profiler.record import Device
 from tests.test_pages import opened, table, texts
 from tests.test_predict_page import HERE
 
@@ -58,7 +59,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, monkey_patch: pytest.MonkeyPa
 def test_a_recording_says_where_when_and_with_what(made: Path) -> None:
     found = read(made)
     assert found.device.kind == "cpu"
-    assert found.device.name in found.title
+    assert found.title == f"{found.device.short_name}, recorded {found.started[:10]}"
     assert {"python", "torch"} <= set(found.versions)
     assert found.started.endswith("+00:00")
     measurement = found.entries[0].result.measurement
@@ -226,7 +227,7 @@ sys.exit(str(loaded) if loaded else code)
 def shown(monkeypatch: pytest.MonkeyPatch, found: Recording, words: str, page: str = "measure") -> AppTest:
     monkeypatch.setattr("pages.ui.recorded.recordings", lambda: {"there": found})
     app = opened(words, page)
-    app.button_group(key="measured on").set_value("there").run()
+    app.button_group(key="measured on").set_value(found.title).run()
     return app
 
 
@@ -277,13 +278,12 @@ def test_a_recorded_device_stands_among_the_predictions_beside_what_was_measured
     monkeypatch.setattr("pages.ui.recorded.recordings", lambda: {"there": found})
     words = f"{WORDS}&device=cpu"
     lines = table(opened(words, "predict"), "device")
-    there = lines.set_index("device").loc[found.title]
-    whole = [line for line in lines["device"] if line.endswith("recorded " + found.started[:10])]
-    assert whole == [found.title] == [lines["device"].iloc[0]]
+    assert [name for name in lines["device"].tolist() if "recorded" in name] == [found.title] == lines["device"].tolist()[:1]
+    there = lines.to_dict("records")[0]
     assert there["figures"] == "ceilings recorded there"
     after_ms = found.entries[0].result.measurement.timings[1].median_ms
     assert min(abs(there["measured"] * unit - after_ms) for unit in (1e-3, 1.0, 1e3)) == pytest.approx(0, abs=1e-6 * after_ms)
-    assert lines["measured"].notna().sum() == 1
+    assert lines["measured"].count() == 1
     others = table(opened("model=zoo/mlp&batch=5&device=cpu", "predict"), "device")
     assert "measured" not in others
     assert found.title in others["device"].tolist()
@@ -297,6 +297,22 @@ def test_the_page_profile_predicts_for_a_recorded_device(monkeypatch: pytest.Mon
     assert "that device's measured ceilings" in texts(app)
     app.segmented_control(key="profile section").set_value("Roofline").run()
     assert "The ceiling was measured there" in texts(app)
+
+
+def test_recordings_of_one_device_and_day_are_told_apart(monkeypatch: pytest.MonkeyPatch, made: Path) -> None:
+    found = msgspec.structs.replace(read(made), ceilings=reached())
+    monkeypatch.setattr("pages.ui.recorded.recordings", lambda: {"first": found, "second": found})
+    lines = table(opened(f"{WORDS}&device=cpu", "predict"), "device")
+    assert lines["device"].tolist()[:2] == [f"{found.title} (first)", f"{found.title} (second)"]
+    assert lines["measured"].count() == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [("Intel(R) Xeon(R) Processor @ 2.50GHz", "Intel Xeon"), ("NVIDIA H200", "NVIDIA H200"), ("AMD EPYC 7763 64-Core Processor", "AMD EPYC 7763 64-Core")],
+)  # fmt: skip
+def test_a_title_leaves_out_what_says_nothing(name: str, short: str) -> None:
+    assert Device("cpu", name, 2, 1, "2.13").short_name == short
 
 
 @pytest.mark.parametrize("section", ["Nodes", "Groups", "Roofline", "Predicted", "Timeline", "Memory", "Kernels", "Before and after"])

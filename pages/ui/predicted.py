@@ -65,7 +65,7 @@ def side_by_side(answer: PredictResult, has_steps: bool, chosen: str, measured: 
         on_select=lambda: _choose_bar(names, chosen),
     )
     st.dataframe(
-        table(answer, has_steps, measured), hide_index=True, key="predicted table", selection_mode="single-row",
+        table(answer, has_steps, measured), hide_index=True, key="predicted table", selection_mode="single-row", placeholder="",
         on_select=lambda: _choose(names, chosen), height=min(36 * (len(names) + 1), 430), column_config=_columns(answer, has_steps),
     )  # fmt: skip
     if len(names) > 1 and all(one.bound == LAUNCH for one in answer.after):
@@ -108,7 +108,7 @@ def bars(answer: PredictResult, has_steps: bool, measured: Mapping[str, float] =
     ran = [name for name in names if name in measured]
     if ran:
         figure.add_scatter(
-            y=ran, x=[1e3 * measured[name] / scale for name in ran], mode="markers", name="measured there",
+            y=ran, x=[1e3 * measured[name] / scale for name in ran], mode="markers", name="measured, after the pipeline" if has_steps else "measured",
             marker={"symbol": "diamond", "size": 11, "color": charts.ERROR, "line": {"width": 1, "color": "white"}}, cliponaxis=False,
             text=[show.milliseconds(1e3 * measured[name]) for name in ran], hovertemplate="%{y}: %{text}, measured<extra></extra>",
         )  # fmt: skip

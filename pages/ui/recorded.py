@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ def choose(suits: Callable[[Recording], bool] = lambda found: bool(found.entries
     Args:
         suits: has a recording what this page shows?
     """
-    found = {name: one for name, one in recordings().items() if suits(one)}
+    found = {name: one for name, one in named().items() if suits(one)}
     if not found:
         return None
     name = st.segmented_control(
@@ -36,23 +37,30 @@ def choose(suits: Callable[[Recording], bool] = lambda found: bool(found.entries
         key=CHOSEN,
         required=True,
         width="content",
-        format_func=lambda name: found[name].title if name in found else "This machine",
+        format_func=lambda name: name if name in found else "This machine",
     )
     return found.get(name or HERE)
+
+
+def named() -> dict[str, Recording]:
+    """Every recording by its title; by the name of its file as well where another has the same."""
+    known = recordings()
+    often = Counter(one.title for one in known.values())
+    return {f"{one.title} ({name})" if often[one.title] > 1 else one.title: one for name, one in known.items()}
 
 
 def sheets() -> list[Sheet]:
     """The devices of recordings that hold what they reach, named after their recordings."""
     return [
-        msgspec.structs.replace(one.ceilings.sheet, name=one.title, source=f"{THERE}, {one.started[:10]}")
-        for one in recordings().values()
+        msgspec.structs.replace(one.ceilings.sheet, name=title, source=f"{THERE}, {one.started[:10]}")
+        for title, one in named().items()
         if one.ceilings
     ]
 
 
 def measured_there(words: str) -> dict[str, MeasureResult]:
     """What recordings know of an experiment, by their titles."""
-    found = {one.title: one.find(Measure(words)) for one in recordings().values()}
+    found = {title: one.find(Measure(words)) for title, one in named().items()}
     return {title: result for title, result in found.items() if result is not None}
 
 
@@ -115,7 +123,7 @@ def profiles(recording: Recording) -> None:
 def _list(rows: Sequence[Mapping[str, Any]]) -> None:
     words = [row["experiment"] for row in rows]
     st.dataframe(
-        pd.DataFrame(rows), hide_index=True, key="recorded", selection_mode="single-row", on_select=lambda: _open(words),
+        pd.DataFrame(rows), hide_index=True, key="recorded", selection_mode="single-row", placeholder="", on_select=lambda: _open(words),
         column_config={
             "captured": st.column_config.NumberColumn("captured, ms", format="%.3g", help="Recorded: median of a run."),
             "after the pipeline": st.column_config.NumberColumn("after the pipeline, ms", format="%.3g", help="Recorded: median of a run."),
