@@ -1,7 +1,7 @@
 """Predict
 
 What would this graph do on another device? Its operations and bytes are counted; how fast a device does them stands in its data sheet, and how much of
-that is reached was fitted to measurements. The graph runs nowhere: every time of a run is predicted.
+that is reached was fitted to measurements. Nothing runs here: times are predicted, and beside them stands what was measured, where somebody did.
 """
 
 import streamlit as st

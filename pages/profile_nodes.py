@@ -186,7 +186,7 @@ def roofline(side: Side) -> None:
     )
     without = sum(1 for row in side.rows if not row.cost.flops)
     st.caption(
-        "A larger point takes more of the run. Counted: all operations, a multiply-add is two; each operand crosses memory once. "
+        "A larger point takes more of the run. Counted: all operations, a multiply-add is two; each operand crosses memory once, so what caches serve can lie above the ceiling. "
         f"{show.plural(without, 'node')} that only move or show data have no place here; the table has their bytes per second. "
         + ceiling_words(side.recorded, known is not None)
     )

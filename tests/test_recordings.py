@@ -283,7 +283,7 @@ def test_a_recorded_device_stands_among_the_predictions_beside_what_was_measured
     assert there["figures"] == "ceilings recorded there"
     after_ms = found.entries[0].result.measurement.timings[1].median_ms
     assert min(abs(there["measured"] * unit - after_ms) for unit in (1e-3, 1.0, 1e3)) == pytest.approx(0, abs=1e-6 * after_ms)
-    assert lines["measured"].count() == 1
+    assert sum(seconds > 0 for seconds in lines["measured"].tolist()) == 1
     others = table(opened("model=zoo/mlp&batch=5&device=cpu", "predict"), "device")
     assert "measured" not in others
     assert found.title in others["device"].tolist()
@@ -304,7 +304,7 @@ def test_recordings_of_one_device_and_day_are_told_apart(monkeypatch: pytest.Mon
     monkeypatch.setattr("pages.ui.recorded.recordings", lambda: {"first": found, "second": found})
     lines = table(opened(f"{WORDS}&device=cpu", "predict"), "device")
     assert lines["device"].tolist()[:2] == [f"{found.title} (first)", f"{found.title} (second)"]
-    assert lines["measured"].count() == 2
+    assert sum(seconds > 0 for seconds in lines["measured"].tolist()) == 2
 
 
 @pytest.mark.parametrize(

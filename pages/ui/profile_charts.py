@@ -117,7 +117,7 @@ def roofline(rows: Sequence[Row], chosen: str, flops_per_s: float | None = None,
         roof = np.minimum(spread * bytes_per_s, flops_per_s or np.inf)
         figure.add_scatter(x=spread, y=roof, mode="lines", name="ceiling", line={"color": charts.QUIET, "dash": "dash"}, hoverinfo="skip")
     charts.finish(figure, 430, "Roofline: counted ÷ measured time")
-    figure.update_layout(clickmode="event+select")
+    figure.update_layout(clickmode="event+select", legend={"y": -0.2, "yanchor": "top", "x": 0, "xanchor": "left"})
     figure.update_xaxes(title="FLOP for each byte moved (counted)", **charts.log_axis(row.intensity for row in points))
     figure.update_yaxes(title="FLOP/s (counted ÷ measured)", **charts.log_axis(row.flops_per_s for row in points))
     figure.update_traces(selected={"marker": {"opacity": 0.9}}, unselected={"marker": {"opacity": 0.75}}, selector={"mode": "markers"})
