@@ -14,13 +14,14 @@ import sys
 import msgspec
 import torch
 
-from benchmarks.prediction_cpu import RANKED, Case, model_cases, pipeline_cases
+from benchmarks.prediction_cpu import RANKED, model_cases, pipeline_cases
 from benchmarks.prediction_kernels import KERNELS
 from benchmarks.prediction_labels import errors, fitted, labels, leave_one_out, mean_error, nested, summary
 from benchmarks.prediction_local import fitted as fitted_here
 from benchmarks.prediction_local import kendall, left_out, model_errors, node_errors, roofline_errors, spread
 from profiler.calibrations import save
 from profiler.ceilings import local_sheet, measure_ceilings
+from profiler.prediction.here import Case
 from profiler.prediction.predict import predict
 from profiler.prediction_record import EfficiencyModel, Sheet
 
@@ -82,7 +83,7 @@ def report(cases: list[Case], device: Sheet) -> None:
     )
     print(f"fitted on all, nodes of small modules with compiled loops: {spread(node_errors(kernels, device, model))}")
     for case in cases:
-        name = f"{case.model} {case.variant}"
+        name = case.name
         if name in whole:
             errors_of = f"{100 * whole[name]:+6.1f} % left out, {100 * within[name]:+6.1f} % fitted"
             print(f"{name:24} {1e3 * case.seconds:8.1f} ms measured, {errors_of}")

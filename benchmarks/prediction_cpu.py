@@ -13,12 +13,11 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from torch import fx
 
-from benchmarks.prediction_kernels import kernel_programs
+from benchmarks.prediction_kernels import KERNELS, kernel_programs
 from graphs import collector
 from graphs.capture import capture
 from graphs.kernels import compile_ahead
@@ -27,23 +26,14 @@ from graphs.record import GraphSnapshot
 from graphs.snapshot import snapshot
 from graphs.sources.hugging_face import config_source
 from graphs.sources.zoo import zoo_source
+from jobs.calibrating import MODELS as BY_DEVICE
 from optimizers.pipeline import apply
 from profiler.allocator import freed_memory_kept
+from profiler.prediction.here import Case
+from profiler.prediction_record import KERNEL, KERNEL_FUNCTIONS
 
 ROUNDS, NODE_RUNS, WARM_UPS = 12, 8, 2
-MODELS: Mapping[str, tuple[str, dict[str, str]]] = {
-    "mlp": ("mlp", {"batch": "256", "depth": "6", "width": "768"}),
-    "lstm": ("lstm", {"batch": "32", "seq": "16", "width": "256"}),
-    "moe": ("moe", {"batch": "4", "seq": "128", "width": "256"}),
-    "attention": ("attention", {"batch": "4", "seq": "512", "width": "256"}),
-    "resnet18": ("resnet18", {"batch": "4", "image": "96"}),
-    "resnet50": ("resnet50", {"batch": "4", "image": "64"}),
-    "gpt2": ("gpt2", {"batch": "2", "seq": "128", "layers": "3", "width": "384", "heads": "6", "vocab": "8000"}),
-    "llama": ("llama", {"batch": "2", "seq": "128", "layers": "3", "vocab": "8000"}),
-    "bert": ("bert", {"batch": "2", "seq": "128", "layers": "3", "width": "512", "heads": "8", "vocab": "8000", "dropout": "0.1"}),
-    "vit": ("vit", {"batch": "2", "layers": "3", "width": "384", "heads": "6"}),
-    "unet": ("unet", {"batch": "2", "image": "96"}),
-}
+MODELS = BY_DEVICE["cpu"]
 # Attention and GELU written out, so that there is something to fuse.
 RANKED: Mapping[str, dict[str, Any]] = {
     "gpt2": {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 256, "n_head": 4, "vocab_size": 4000, "n_positions": 512},
@@ -65,16 +55,6 @@ PIPELINES: Mapping[str, tuple[tuple[str, dict[str, str]], ...]] = {
     "fuse-gelu, fuse-attention, fuse-loops": (("fuse-gelu", {}), ("fuse-attention", {}), ("fuse-loops", {})),
     "recompute-light-work, fuse-loops": (("recompute-light-work", {}), ("fuse-loops", {})),
 }
-
-
-class Case(msgspec.Struct, frozen=True):
-    """One graph and what was measured of it: seconds of the whole and of each node."""
-
-    model: str
-    variant: str
-    graph: GraphSnapshot
-    seconds: float
-    nodes: dict[str, float]
 
 
 def model_cases(wanted: Sequence[str] = tuple(MODELS)) -> list[Case]:
@@ -125,7 +105,12 @@ def measured(programs: Mapping[tuple[str, str], Program], nodes: bool = True) ->
             for index in np.random.default_rng(seed).permutation(len(order)):
                 whole[order[index]].append(_seconds(runs[order[index]]))
         apart = {key: _node_seconds(program, inputs[key]) if nodes else {} for key, program in programs.items()}
-    return [Case(*key, snapshot(program), typical(whole[key]), apart[key]) for key, program in programs.items()]
+    return [Case(*key, snapshot(program), typical(whole[key]), apart[key], _kinds(key[0])) for key, program in programs.items()]
+
+
+def _kinds(model: str) -> tuple[str, ...]:
+    """Small modules are made for their compiled kernels alone; all else of them is in the models too."""
+    return (KERNEL, KERNEL_FUNCTIONS) if model == KERNELS else ()
 
 
 def typical(times: Sequence[float]) -> float:

@@ -14,7 +14,7 @@ import multiprocessing
 import sys
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 import torch
 
-from benchmarks.prediction_cpu import RANKED, Case, after_pipelines
+from benchmarks.prediction_cpu import RANKED, after_pipelines
 from benchmarks.prediction_local import fitted, kendall, left_out, model_errors, node_errors, spread
 from graphs.capture import capture
 from graphs.options import CaptureOptions
@@ -31,12 +31,14 @@ from graphs.snapshot import snapshot
 from graphs.sources.base import ModelSource
 from graphs.sources.hugging_face import config_source
 from graphs.sources.zoo import zoo_source
+from jobs.calibrating import MODELS as BY_DEVICE
 from profiler.blocks import Limits
 from profiler.calibrations import calibration_for
 from profiler.ceilings import local_sheet, measure_ceilings
 from profiler.devices import detect
 from profiler.measure import Setup, measure
 from profiler.per_node import profile_nodes
+from profiler.prediction.here import Case
 from profiler.prediction.parameters import GPU_HERE, gpu_here_model
 from profiler.prediction.predict import predict
 from profiler.prediction_record import EfficiencyModel, Sheet
@@ -45,20 +47,7 @@ from profiler.sheets import OTHER_NAMES, sheet, sheets
 
 WORKERS = 6
 NODES_S, PIPELINE_S = 0.6, 0.4
-MODELS: Mapping[str, tuple[str, dict[str, str]]] = {
-    "gpt2": ("gpt2", {"batch": "4", "seq": "1024"}),
-    "bert": ("bert", {"batch": "32", "seq": "128", "dropout": "0.1"}),
-    "resnet50": ("resnet50", {"batch": "32", "image": "224"}),
-    "llama": ("llama", {"batch": "4", "seq": "1024"}),
-    "vit": ("vit", {"batch": "32"}),
-    "unet": ("unet", {"batch": "4", "image": "256"}),
-    "attention": ("attention", {"batch": "8", "seq": "1024", "width": "1024", "heads": "16"}),
-    "mlp": ("mlp", {"batch": "4096", "depth": "6", "width": "2048"}),
-    "resnet18": ("resnet18", {"batch": "64", "image": "224"}),
-    "moe": ("moe", {"batch": "8", "seq": "512", "width": "512"}),
-    "lstm": ("lstm", {"batch": "64", "seq": "16", "width": "1024"}),
-    "small gpt2": ("gpt2", {"batch": "1", "seq": "128"}),
-}
+MODELS = BY_DEVICE["cuda"]
 HALF = ("gpt2", "bert", "llama", "vit", "resnet50", "mlp")  # in bfloat16 too
 MODES = ("inference", "training")
 
@@ -199,7 +188,7 @@ def report(kept: Kept) -> None:
     print(f"fitted here, on all: whole graphs {spread(within.values())}; nodes {spread(node_errors(cases, kept.sheet, model))}")
     told_order(pipelines, kept.sheet, model)
     for case in cases:
-        name = f"{case.model} {case.variant}"
+        name = case.name
         errors = " ".join(
             f"{title} {100 * (predict(case.graph, device, one).seconds / case.seconds - 1):+6.1f} %" for title, device, one in sides
         )

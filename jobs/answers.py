@@ -24,6 +24,7 @@ ANSWERS: dict[type, type] = {
     record.Budget: record.BudgetResult,
     record.Export: record.ExportResult,
     record.MeasureCeilings: record.CeilingsResult,
+    record.Calibrate: record.CeilingsResult,
     record.Predict: record.PredictResult,
     record.Sleep: record.Empty,
     record.Crash: record.Empty,

@@ -32,6 +32,7 @@ from jobs.experiment import parse
 from jobs.queueing import FairQueue
 from jobs.record import (
     AboutModel,
+    Calibrate,
     Explore,
     Inspect,
     JobState,
@@ -467,7 +468,7 @@ def _result_key(job_id: str, version: str) -> str:
 
 
 def _default_limit(request: Request) -> float:
-    return MEASURE_LIMIT_S if isinstance(request, Measure | Profile) else LIMIT_S
+    return MEASURE_LIMIT_S if isinstance(request, Measure | Profile | Calibrate) else LIMIT_S
 
 
 def _waiting(before: int, running: int) -> str:

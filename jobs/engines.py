@@ -18,7 +18,7 @@ import msgspec
 from jobs.answers import DAMAGED, TOO_MANY, fault
 from jobs.experiment import parse
 from jobs.process import WorkerProcess
-from jobs.record import AboutModel, Done, Measure, MeasureCeilings, Message, Problem, Profile, Progress, Task
+from jobs.record import AboutModel, Calibrate, Done, Measure, MeasureCeilings, Message, Problem, Profile, Progress, Task
 from jobs.sandbox.limits import limits
 from jobs.sandbox.probe import isolation
 from jobs.scratch import Scratch
@@ -48,13 +48,13 @@ class Order(msgspec.Struct, frozen=True):
     @property
     def alone(self) -> bool:
         """Does it need the machine for itself? Whatever reads a clock does."""
-        return isinstance(self.task.request, Measure | Profile | MeasureCeilings)
+        return isinstance(self.task.request, Measure | Profile | MeasureCeilings | Calibrate)
 
     @property
     def gpu(self) -> bool:
         """Does it ask for a GPU by name?"""
         request = self.task.request
-        device = request.device if isinstance(request, MeasureCeilings) else ""
+        device = request.device if isinstance(request, MeasureCeilings | Calibrate) else ""
         if isinstance(request, AboutModel):
             device = parse(request.words).device
         return device not in ("", *CPU)

@@ -16,7 +16,7 @@ from jobs.store_record import Totals as Kept
 from optimizers.arena.record import ArenaPlan, GreedyPlan
 from optimizers.record import BudgetFront, Offer, OptimizationRecord, PairRecord, StepRecord
 from profiler.node_record import MemoryTrack, NodeProfile, Timeline
-from profiler.prediction_record import Ceilings, Prediction, Sheet
+from profiler.prediction_record import Calibration, Ceilings, Known, Prediction, Sheet
 from profiler.record import Device, Measurement
 
 PEERS = {"eager": "eager PyTorch", "compile": "torch.compile"}
@@ -150,6 +150,12 @@ class MeasureCeilings(msgspec.Struct, frozen=True, tag=True):
     device: str = "auto"
 
 
+class Calibrate(msgspec.Struct, frozen=True, tag=True):
+    """Asks for ceilings and for an efficiency model that is fitted to this machine by running some models on it; takes minutes."""
+
+    device: str = "auto"
+
+
 class Predict(msgspec.Struct, frozen=True, tag=True):
     """Asks what the captured graph and the graph after the pipeline would take on every device of the table.
 
@@ -159,7 +165,7 @@ class Predict(msgspec.Struct, frozen=True, tag=True):
     """
 
     words: str
-    measured: tuple[Sheet, ...] = ()
+    measured: tuple[Known, ...] = ()
     chosen: str = ""
 
 
@@ -176,7 +182,7 @@ class Crash(msgspec.Struct, frozen=True, tag=True):
 
 
 AboutModel = Explore | Inspect | Optimize | Measure | Profile | Seams | Kernels | Pairs | Arena | Budget | Predict | Export
-Request = Catalogue | MeasureCeilings | AboutModel | OpenRecording | Sleep | Crash
+Request = Catalogue | MeasureCeilings | Calibrate | AboutModel | OpenRecording | Sleep | Crash
 
 
 class OptionRecord(msgspec.Struct, frozen=True):
@@ -289,10 +295,16 @@ class BudgetResult(msgspec.Struct, frozen=True, tag=True):
 
 
 class CeilingsResult(msgspec.Struct, frozen=True, tag=True):
-    """Measured ceilings, and the device as a sheet that has them."""
+    """Measured ceilings, the device as a sheet that has them, and where it was calibrated, the efficiency model of that device."""
 
     ceilings: Ceilings
     sheet: Sheet
+    calibration: Calibration | None = None
+
+    @property
+    def known(self) -> Known:
+        """The device as predictions ask for it."""
+        return Known(self.sheet, self.calibration.model if self.calibration else None)
 
 
 class PredictResult(msgspec.Struct, frozen=True, tag=True):

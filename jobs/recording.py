@@ -20,7 +20,7 @@ import torch
 
 from graphs.errors import FxscopeError, RequestError
 from jobs.experiment import parse
-from jobs.record import CeilingsResult, Measure, MeasureCeilings, MeasureResult, Profile, ProfileResult, Progress
+from jobs.record import Calibrate, CeilingsResult, Measure, MeasureCeilings, MeasureResult, Profile, ProfileResult, Progress
 from jobs.recorded import FOLDER, Entry, ProfileEntry, Recording, plain_words, profile_entry, read, without_device, write
 from jobs.run import perform, profiled_graphs
 from profiler.devices import detect, resolve
@@ -28,8 +28,9 @@ from profiler.record import Failure
 
 FUSING = "remove-no-ops,fuse-attention,fuse-loops"
 PEERS = ("eager",)
-CEILINGS = "ceilings"
-Asked = MeasureCeilings | Measure | Profile
+Reach = MeasureCeilings | Calibrate
+Asked = Reach | Measure | Profile
+REACH: dict[str, Reach] = {"ceilings": MeasureCeilings(), "calibration": Calibrate()}
 # Sizes that keep the device busy for milliseconds: the same models on a GPU are larger.
 MODELS = {
     "cuda": (
@@ -73,9 +74,9 @@ PROFILED = {
 
 
 def requests_for(device: str) -> tuple[Asked, ...]:
-    """What is measured on a device, in this order: its ceilings, every model's first pipeline, then every model's second …, for the time may be over before
-    the last."""
-    found: list[Asked] = [MeasureCeilings()]
+    """What is measured on a device, in this order: what it reaches, every model's first pipeline, then every model's second …, for the time may be over before
+    the last. A CPU is calibrated as well; on a GPU, which is mostly lent for minutes, who wants that asks for it."""
+    found: list[Asked] = [REACH["calibration" if device == "cpu" else "ceilings"]]
     for turn in range(max(len(pipelines) for _, pipelines in MODELS[device])):
         for model, pipelines in MODELS[device]:
             for pipeline in pipelines[turn : turn + 1]:
@@ -84,16 +85,16 @@ def requests_for(device: str) -> tuple[Asked, ...]:
 
 
 def wanted(words: str, profiled: bool) -> list[Asked]:
-    """What is asked of one experiment; the word `ceilings` asks for those."""
-    if words == CEILINGS:
-        return [MeasureCeilings()]
+    """What is asked of one experiment; the words `ceilings` and `calibration` ask for what the device reaches."""
+    if words in REACH:
+        return [REACH[words]]
     measure = without_device(Measure(words, every_step=True, peers=PEERS))
     return [measure, Profile(measure.words)] if profiled else [measure]
 
 
 def title(request: Asked) -> str:
-    if isinstance(request, MeasureCeilings):
-        return CEILINGS
+    if isinstance(request, Reach):
+        return next(word for word, one in REACH.items() if one == request)
     return f"profile of {request.words}" if isinstance(request, Profile) else request.words
 
 
@@ -120,8 +121,9 @@ class _Found:
         self.recording, self.entries, self.profiles = before, list(before.entries), list(before.profiles)
 
     def has(self, request: Asked) -> bool:
-        if isinstance(request, MeasureCeilings):
-            return self.recording.ceilings is not None
+        if isinstance(request, Reach):
+            known = self.recording.ceilings
+            return known is not None and (known.calibration is not None or isinstance(request, MeasureCeilings))
         if isinstance(request, Profile):
             return any(entry.words == request.words for entry in self.profiles)
         return any(entry.request == request for entry in self.entries)
@@ -178,10 +180,11 @@ def record(
 
 def _added(found: _Found, request: Asked, device: str) -> str:
     """Measures one more, and says what came out in short."""
-    if isinstance(request, MeasureCeilings):
-        ceilings = _ceilings(device)
-        found.recording = msgspec.structs.replace(found.recording, ceilings=ceilings)
-        return ", ".join(f"{dtype} {one.value / 1e12:,.3g} TFLOP/s" for dtype, one in ceilings.ceilings.flops.items())
+    if isinstance(request, Reach):
+        reached = _reached(request, device)
+        found.recording = msgspec.structs.replace(found.recording, ceilings=reached)
+        rates = ", ".join(f"{dtype} {one.value / 1e12:,.3g} TFLOP/s" for dtype, one in reached.ceilings.flops.items())
+        return f"{rates}; left out, graphs are off by {reached.calibration.typical_error:.0%}" if reached.calibration else rates
     if isinstance(request, Profile):
         found.profiles.append(_profiled(request, device))
         last = found.profiles[-1]
@@ -205,8 +208,8 @@ def versions() -> dict[str, str]:
     return {**found, "triton": str(triton.__version__)}
 
 
-def _ceilings(device: str) -> CeilingsResult:
-    result = perform(MeasureCeilings(device), {}, _silent)
+def _reached(request: Reach, device: str) -> CeilingsResult:
+    result = perform(msgspec.structs.replace(request, device=device), {}, _silent)
     assert isinstance(result, CeilingsResult)
     return result
 

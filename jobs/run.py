@@ -34,6 +34,7 @@ from graphs.sources.upload import form, opened
 from graphs.sources.zoo import zoo_models, zoo_source
 from graphs.zoo.base import Option, ZooModel
 from jobs import predicting
+from jobs.calibrating import calibrated
 from jobs.experiment import CAPTURED, Experiment, parse
 from jobs.exporting.job import exported
 from jobs.profiling import opened_recording, profiled
@@ -44,6 +45,7 @@ from jobs.record import (
     ArenaResult,
     Budget,
     BudgetResult,
+    Calibrate,
     Catalogue,
     CatalogueResult,
     Explore,
@@ -128,6 +130,8 @@ def perform(request: Request, sources: Sources, on_progress: Tell) -> Result:
     if isinstance(request, MeasureCeilings):
         on_progress(Progress("measuring what this machine reaches", 0.2))
         return predicting.ceilings(request)
+    if isinstance(request, Calibrate):
+        return calibrated(request, on_progress)
     if isinstance(request, OpenRecording):
         return opened_recording(request.source, sources)
     if not isinstance(request, AboutModel):

@@ -10,12 +10,11 @@ import streamlit as st
 
 from graphs.record import Totals
 from jobs.experiment import Experiment, parse
-from jobs.record import CeilingsResult, Measure, MeasureCeilings, MeasureResult, Optimize, OptimizeResult
-from pages.ui import charts, choose, measured, recorded, show, state, titles, work
+from jobs.record import Measure, MeasureResult, Optimize, OptimizeResult
+from pages.ui import charts, choose, measured, recorded, show, state, this_machine, titles, work
 from profiler.record import Device
 
 SLOT = "measure"
-CEILINGS = MeasureCeilings()
 
 
 def main() -> None:
@@ -39,7 +38,7 @@ def main() -> None:
             counted_part(totals)
             return
         with show.patient():  # what is counted stands there while it runs, and where it was cancelled
-            kept = work.kept(CEILINGS, CeilingsResult)
+            kept = this_machine.kept()
             measurement = work.answer(request, SLOT, MeasureResult).measurement
             theirs = totals_of(work.words_of(SLOT), work.graphs_of(SLOT, found))
             measured.part(measurement, theirs, kept.ceilings if kept else None)

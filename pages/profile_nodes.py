@@ -25,6 +25,7 @@ from pages.ui import (
     recorded,
     show,
     state,
+    this_machine,
     work,
 )
 from pages.ui.graph_view import graph_view, wish
@@ -178,7 +179,7 @@ def take_node() -> None:
 
 
 def roofline(side: Side) -> None:
-    known = side.recorded.ceilings if side.recorded else profile_predicted.known_ceilings()
+    known = side.recorded.ceilings if side.recorded else this_machine.kept()
     rates = (known.sheet.flops["float32"], known.sheet.bandwidth) if known else (None, None)
     figure = profile_charts.roofline(side.rows, side.chosen, *rates)
     st.plotly_chart(

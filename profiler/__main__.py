@@ -20,7 +20,7 @@ def main(words: list[str] | None = None) -> int:
     command.add_argument(
         "experiments",
         nargs="*",
-        help="experiments in words, such as 'model=zoo/mlp&mode=training&pipeline=fuse-loops', or 'ceilings'; without any, a list made for the device",
+        help="experiments in words, such as 'model=zoo/mlp&mode=training&pipeline=fuse-loops', 'ceilings' or 'calibration'; without any, a list made for the device",
     )
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU where there is one")
     command.add_argument("--minutes", type=_minutes, default=8.0, help="no experiment is begun after so many (default 8)")

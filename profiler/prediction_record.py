@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 import msgspec
 
 MATMUL, ATTENTION = "matmul", "attention"
@@ -223,3 +225,35 @@ class Ceilings(msgspec.Struct, frozen=True):
     launch_s: Ceiling
     seconds: float
     copies: tuple[tuple[int, Ceiling], ...] = ()
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """One whole graph: its measured seconds, and what a model says that was fitted without it and without all of the same model."""
+
+    name: str
+    measured_s: float
+    predicted_s: float
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured, minus 1."""
+        return self.predicted_s / self.measured_s - 1
+
+
+class Calibration(msgspec.Struct, frozen=True):
+    """An efficiency model that was fitted on the device itself, and how well such a one predicts graphs that it has not seen."""
+
+    model: EfficiencyModel
+    graphs: tuple[Checked, ...]
+
+    @property
+    def typical_error(self) -> float:
+        """Half of the graphs are predicted closer than this, as a share."""
+        return statistics.median(abs(one.error) for one in self.graphs)
+
+
+class Known(msgspec.Struct, frozen=True):
+    """A device whose ceilings were measured, and the model that was fitted there; None for the kept one of its kind."""
+
+    sheet: Sheet
+    model: EfficiencyModel | None = None

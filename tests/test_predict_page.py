@@ -14,7 +14,7 @@ from jobs.record import Predict
 from pages.ui import predicted
 from profiler.ceilings import local_sheet
 from profiler.devices import detect
-from profiler.prediction_record import Ceiling, Ceilings
+from profiler.prediction_record import Ceiling, Ceilings, Known
 from tests.test_pages import opened, settle, table, texts
 
 WORDS = "model=zoo/mlp&mode=training&batch=4&device=cpu"
@@ -72,7 +72,7 @@ def test_bars_compare_by_their_lengths_unless_devices_lie_too_far_apart() -> Non
 def test_this_machine_stands_first_where_its_ceilings_are_known() -> None:
     graph = snapshot(capture(zoo_source("mlp", {}), "inference", "cpu").program)
     here = detect("cpu").name
-    found = predictions(Predict(WORDS, (local_sheet(HERE),), here), graph, graph)
+    found = predictions(Predict(WORDS, (Known(local_sheet(HERE)),), here), graph, graph)
     assert [device.name for device in found.devices if device.measured] == [here] == [found.devices[0].name]
     assert found.devices[0].flops == {"float32": 1e11, "float64": 1e11}
     assert found.chosen is not None

@@ -19,7 +19,7 @@ import jobs.recording
 import jobs.run
 from graphs.errors import RequestError, TooLargeError
 from jobs.experiment import parse
-from jobs.record import CeilingsResult, Measure, MeasureCeilings, Profile
+from jobs.record import Calibrate, CeilingsResult, Measure, MeasureCeilings, Profile
 from jobs.recorded import Recording, read, recordings, without_device, write
 from jobs.version import ROOT
 from optimizers.catalog import named
@@ -72,7 +72,7 @@ def test_what_a_device_reaches_is_measured_once_and_first(tmp_path: Path, made: 
     path = tmp_path / "x.json"
     path.write_bytes(made.read_bytes())
     asked: list[str] = []
-    monkeypatch.setattr(jobs.recording, "_ceilings", lambda device: asked.append(device) or reached())
+    monkeypatch.setattr(jobs.recording, "_reached", lambda request, device: asked.append(device) or reached())
     assert read(path).ceilings is None
     for _ in range(2):
         assert main(["record", "--device", "cpu", "--add", "--out", str(path), "ceilings"]) == 0
@@ -81,6 +81,9 @@ def test_what_a_device_reaches_is_measured_once_and_first(tmp_path: Path, made: 
     assert found.ceilings == reached()
     assert found.entries == read(made).entries
     assert jobs.recording.requests_for("cuda")[0] == MeasureCeilings()
+    assert jobs.recording.requests_for("cpu")[0] == Calibrate()
+    assert main(["record", "--device", "cpu", "--add", "--out", str(path), "calibration"]) == 0
+    assert asked == ["cpu", "cpu"], "ceilings alone are no calibration"
     alone = tmp_path / "alone.json"
     assert main(["record", "--device", "cpu", "--out", str(alone), "ceilings"]) == 0, "ceilings alone are something measured"
 
@@ -191,7 +194,7 @@ def test_a_broken_file_is_left_out_and_named_when_asked_for(tmp_path: Path, made
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_the_list_for_a_device_names_what_there_is(device: str) -> None:
-    requests = [one for one in jobs.recording.requests_for(device) if not isinstance(one, MeasureCeilings)]
+    requests = [one for one in jobs.recording.requests_for(device) if isinstance(one, Measure | Profile)]
     assert len(set(requests)) == len(requests) >= 8
     profiles = [at for at, request in enumerate(requests) if isinstance(request, Profile)]
     assert len(profiles) == 3

@@ -10,10 +10,10 @@ import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 
-from jobs.record import CeilingsResult, MeasureCeilings, Predict, PredictResult
-from pages.ui import charts, show, work
+from jobs.record import CeilingsResult, Predict, PredictResult
+from pages.ui import charts, show, this_machine, work
 from pages.ui.profile_side import NO_LOGO, Side, go_to_all, take_point
-from profiler.calibrations import calibration_for
+from profiler.calibrations import model_of
 from profiler.node_record import NodeProfile, NodeTiming
 from profiler.prediction.predict import can_run, predict
 from profiler.prediction_record import NodePrediction, Prediction
@@ -36,25 +36,21 @@ class Pair(NamedTuple):
         return self.predicted / self.measured
 
 
-def known_ceilings() -> CeilingsResult | None:
-    """This machine's ceilings, where they were measured before."""
-    return work.kept(MeasureCeilings(), CeilingsResult)
-
-
 def panel(side: Side) -> None:
     """Asks for ceilings where there are none, and then shows how the prediction fits."""
-    if not work.is_begun(MeasureCeilings(), CEILINGS):
+    found = this_machine.kept()
+    if found is None and not work.is_begun(this_machine.CEILINGS, CEILINGS):
         st.info("A prediction for this machine needs its ceilings: matmul rates, copies, launches.", icon=":material/speed:")
         st.button(
             "Measure ceilings",
             key="profile measure ceilings",
             icon=":material/speed:",
             on_click=work.ask,
-            args=(MeasureCeilings(), CEILINGS),
+            args=(this_machine.CEILINGS, CEILINGS),
         )
         return
-    found = work.answer(MeasureCeilings(), CEILINGS, CeilingsResult)
-    request = Predict(side.words, (found.sheet,), found.sheet.name)
+    found = found or work.answer(this_machine.CEILINGS, CEILINGS, CeilingsResult)
+    request = Predict(side.words, (found.known,), found.sheet.name)
     answer = work.answer(request, f"{SLOT} {side.words}", PredictResult)  # no other graph's prediction
     if answer.chosen is None:
         st.info("This machine has no rate for the dtypes of this graph, so nothing is predicted.", icon=":material/info:")
@@ -65,7 +61,7 @@ def panel(side: Side) -> None:
 def of_recording(side: Side, found: CeilingsResult) -> None:
     """The same of a graph that ran elsewhere, by what was measured there."""
     if can_run(side.graph, found.sheet):
-        body(side, predict(side.graph, found.sheet, calibration_for(found.sheet)), "that device's")
+        body(side, predict(side.graph, found.sheet, model_of(found.known)), "that device's")
     else:
         st.info("That device has no recorded rate for the dtypes of this graph, so nothing is predicted.", icon=":material/info:")
 

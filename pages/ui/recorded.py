@@ -14,7 +14,7 @@ from jobs.experiment import Experiment, parse
 from jobs.record import Measure, MeasureResult
 from jobs.recorded import Recording, recordings
 from pages.ui import measured, show, state
-from profiler.prediction_record import Sheet
+from profiler.prediction_record import Known
 
 HERE = "this machine"
 CHOSEN = "measured on"
@@ -49,10 +49,12 @@ def named() -> dict[str, Recording]:
     return {f"{one.title} ({name})" if often[one.title] > 1 else one.title: one for name, one in known.items()}
 
 
-def sheets() -> list[Sheet]:
+def devices() -> list[Known]:
     """The devices of recordings that hold what they reach, named after their recordings."""
     return [
-        msgspec.structs.replace(one.ceilings.sheet, name=title, source=f"{THERE}, {one.started[:10]}")
+        msgspec.structs.replace(
+            one.ceilings.known, sheet=msgspec.structs.replace(one.ceilings.sheet, name=title, source=f"{THERE}, {one.started[:10]}")
+        )
         for title, one in named().items()
         if one.ceilings
     ]

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from profiler.prediction.parameters import against_ceilings
-from profiler.prediction_record import EfficiencyModel, Sheet
+from profiler.prediction_record import EfficiencyModel, Known, Sheet
 
 FOLDER = Path(__file__).parent
 
@@ -24,6 +24,11 @@ def calibration_for(device: Sheet) -> EfficiencyModel:
     if device.kind == "cpu":
         return calibration("cpu")
     return against_ceilings(calibration("gpu")) if device.measured else calibration("gpu")
+
+
+def model_of(device: Known) -> EfficiencyModel:
+    """The model that was fitted there, or the kept one of this kind of device."""
+    return device.model or calibration_for(device.sheet)
 
 
 def save(name: str, model: EfficiencyModel) -> Path:

@@ -142,6 +142,7 @@ CPU = {
     "call_us": Parameter(1.5, 0.15),
     "spill": Parameter(2.0, 0.7),
 }
+_CPU_FIXED = {"fixed_us": MATMUL, "convolution_fixed_us": CONVOLUTION, "kernel_fixed_us": KERNEL}
 CPU_ORIGIN = (
     "Least squares on the logarithm of measured times of nodes and whole graphs, against the ceilings measured in the same session."
 )
@@ -173,3 +174,12 @@ def cpu_model(values: Mapping[str, float]) -> EfficiencyModel:
         fitted=tuple(CPU),
         origin=CPU_ORIGIN,
     )
+
+
+def cpu_starts(model: EfficiencyModel) -> dict[str, Parameter]:
+    """The parameters CPU, each starting where a model of another CPU has it: what measurements here do not tell stays there."""
+    values = {f"{kind}_compute": one.compute for kind, one in model.classes.items()}
+    values |= {f"{kind}_bandwidth": one.bandwidth for kind, one in model.classes.items()}
+    values |= {name: model.classes[kind].fixed_s * 1e6 for name, kind in _CPU_FIXED.items()}
+    values |= {"depth": model.depth, "call_us": model.call_s * 1e6, "spill": model.spill}
+    return {name: Parameter(values[name], one.spread) for name, one in CPU.items()}

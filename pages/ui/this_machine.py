@@ -1,0 +1,54 @@
+"""What is known of the machine that the app runs on: its ceilings, and the model that was fitted to it; and the buttons that find them out."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from jobs.record import Calibrate, CeilingsResult, MeasureCeilings
+from pages.ui import predicted, show, work
+from profiler.prediction_record import Calibration
+
+CEILINGS, CALIBRATION = MeasureCeilings(), Calibrate()
+CEILINGS_SLOT, CALIBRATION_SLOT = "ceilings", "calibration"
+
+
+def kept() -> CeilingsResult | None:
+    """What was found out before; a calibration brings ceilings of its own. Nothing is begun."""
+    return work.kept(CALIBRATION, CeilingsResult) or work.kept(CEILINGS, CeilingsResult)
+
+
+def asked() -> CeilingsResult | None:
+    """The buttons, and what is known: shown in words, and returned."""
+    measured, fitted = work.is_kept(CEILINGS), work.is_kept(CALIBRATION)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if not fitted:
+            st.button(
+                "Measure this machine's ceilings again" if measured else "Measure this machine's ceilings",
+                icon=":material/speed:", on_click=work.ask, args=(CEILINGS, CEILINGS_SLOT, measured),
+                help="Matmul rate per dtype, copy bandwidth, time of a launch: about ten seconds. Then this machine stands among the devices.",
+            )  # fmt: skip
+        st.button(
+            "Calibrate on this machine again" if fitted else "Calibrate on this machine",
+            icon=":material/tune:", on_click=work.ask, args=(CALIBRATION, CALIBRATION_SLOT, fitted),
+            help="Ceilings, and eleven models run node by node, each in inference and training: two to four minutes. Predictions for this machine then stand "
+            "on its own times, not on those of another of its kind.",
+        )  # fmt: skip
+    if work.is_begun(CALIBRATION, CALIBRATION_SLOT):
+        found = work.answer(CALIBRATION, CALIBRATION_SLOT, CeilingsResult)
+    elif work.is_begun(CEILINGS, CEILINGS_SLOT):
+        found = work.answer(CEILINGS, CEILINGS_SLOT, CeilingsResult)
+    else:
+        return None
+    st.caption(predicted.ceilings_in_words(found.ceilings))
+    if found.calibration:
+        st.caption(in_words(found.calibration))
+    return found
+
+
+def in_words(found: Calibration) -> str:
+    """On what a model was fitted here, and how far it is off where it has not seen the model."""
+    worst = max(found.graphs, key=lambda one: abs(one.error))
+    return (
+        f"Efficiency **fitted here** on {show.plural(len(found.graphs), 'graph')}. Predicted by a fit without a third of the models, its own among them, half "
+        f"of the graphs are off by at most {found.typical_error:.0%} (measured against predicted), and the worst, {show.plain(worst.name)}, by {worst.error:+.0%}."
+    )

@@ -1,0 +1,189 @@
+"""A model fitted to the device at hand: it finds planted numbers, says how far off it is where it has not seen a model, and is what predictions use then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import jobs.calibrating
+from graphs.capture import capture
+from graphs.errors import TooLargeError
+from graphs.snapshot import snapshot
+from graphs.sources.zoo import zoo_source
+from jobs.answers import fault
+from jobs.calibrating import fit
+from jobs.predicting import predictions
+from jobs.record import Calibrate, CeilingsResult, MeasureCeilings, Predict, Request
+from jobs.recorded import read
+from jobs.recording import record
+from jobs.run import perform
+from pages.ui import work
+from profiler import ceilings
+from profiler.calibrations import calibration
+from profiler.ceilings import local_sheet
+from profiler.prediction.here import Case
+from profiler.prediction.parameters import CPU, cpu_model, cpu_starts
+from profiler.prediction.predict import predict
+from profiler.prediction_record import CONVOLUTION, ELEMENTWISE, MATMUL, Calibration, Checked, EfficiencyModel, Known
+from tests.test_pages import opened, table, texts
+from tests.test_predict_page import HERE, WORDS
+
+SMALL = {
+    "mlp": ("mlp", {"batch": "64", "depth": "2", "width": "256"}),
+    "chain": ("chain", {"batch": "64", "depth": "4", "width": "512"}),
+    "resnet18": ("resnet18", {"batch": "2", "image": "64"}),
+    "attention": ("attention", {"batch": "2", "seq": "128", "width": "128"}),
+}
+QUICK = {
+    "mlp": ("mlp", {"batch": "64", "depth": "2", "width": "128"}),
+    "chain": ("chain", {"batch": "64", "depth": "2", "width": "256"}),
+    "attention": ("attention", {"batch": "2", "seq": "64", "width": "64", "heads": "2"}),
+    "deep mlp": ("mlp", {"batch": "64", "depth": "4", "width": "128"}),
+}
+
+
+def slower(model: EfficiencyModel, **shares: float) -> EfficiencyModel:
+    """The model with the rates of some classes multiplied."""
+    classes = {
+        kind: msgspec.structs.replace(one, compute=one.compute * shares.get(kind, 1.0), bandwidth=one.bandwidth * shares.get(kind, 1.0))
+        for kind, one in model.classes.items()
+    }
+    return msgspec.structs.replace(model, classes=classes)
+
+
+def cases_on(model: EfficiencyModel) -> list[Case]:
+    """What would be measured on a device whose efficiency is that."""
+    found = []
+    for name, (family, options) in SMALL.items():
+        for mode in jobs.calibrating.MODES:
+            graph = snapshot(capture(zoo_source(family, options), mode, "cpu").program)
+            told = predict(graph, local_sheet(HERE), model)
+            idle = {node.name: model.call_s for node in graph.nodes if node.op == "call_function"}
+            nodes = idle | {node.name: node.seconds + model.call_s for node in told.nodes}
+            found.append(Case(name, mode, graph, told.seconds, nodes))
+    return found
+
+
+def test_every_number_starts_where_the_kept_model_has_it() -> None:
+    kept = calibration("cpu")
+    starts = cpu_starts(kept)
+    assert starts.keys() == CPU.keys()
+    again = cpu_model({name: one.start for name, one in starts.items()})
+    assert again.classes.keys() == kept.classes.keys()
+    for kind, one in kept.classes.items():
+        assert msgspec.structs.astuple(again.classes[kind]) == pytest.approx(msgspec.structs.astuple(one))
+    assert (again.depth, again.call_s, again.spill) == pytest.approx((kept.depth, kept.call_s, kept.spill))
+
+
+def test_the_fit_finds_a_device_that_is_slower_at_some_work() -> None:
+    """Half the rate of matmuls and convolutions, a third of that of elementwise work: off by up to half before, within a few per cent after, models unseen."""
+    kept = calibration("cpu")
+    planted = slower(kept, **{MATMUL: 0.5, CONVOLUTION: 0.5, ELEMENTWISE: 0.35})
+    cases, device = cases_on(planted), local_sheet(HERE)
+    before = [abs(predict(case.graph, device, kept).seconds / case.seconds - 1) for case in cases]
+    found = fit(cases, device)
+    assert sorted(before)[len(before) // 2] > 0.3
+    assert [one.name for one in found.graphs] == [case.name for case in cases]
+    assert [one.measured_s for one in found.graphs] == [case.seconds for case in cases]
+    assert found.typical_error < 0.1
+    for case in cases:
+        assert predict(case.graph, device, found.model).seconds == pytest.approx(case.seconds, rel=0.08)
+
+
+def test_a_model_that_was_left_out_is_not_in_its_own_prediction() -> None:
+    """One model of which another device would have to be ten times as slow: with it the fit bends, without it cannot know."""
+    cases = cases_on(calibration("cpu"))
+    odd = [msgspec.structs.replace(case, seconds=10 * case.seconds) if case.model == "resnet18" else case for case in cases]
+    errors = {one.name: one.error for one in fit(odd, local_sheet(HERE)).graphs}
+    assert errors["resnet18 inference"] < -0.8
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceilings, "FEWEST_ROUNDS", 2)
+    monkeypatch.setattr(ceilings, "BUDGET_S", 0.1)
+    monkeypatch.setattr(jobs.calibrating, "NODES_S", 0.05)
+    monkeypatch.setattr(jobs.calibrating, "MODELS", {"cpu": QUICK})
+
+
+@pytest.mark.usefixtures("quick")
+def test_this_machine_is_calibrated_by_running_models_on_it(tmp_path: Path) -> None:
+    said: list[tuple[str, float]] = []
+    result = perform(Calibrate("cpu"), {}, lambda progress: said.append((progress.text, progress.share)))
+    assert isinstance(result, CeilingsResult)
+    assert result.calibration is not None
+    assert {one.name for one in result.calibration.graphs} == {f"{name} {mode}" for name in QUICK for mode in jobs.calibrating.MODES}
+    assert all(one.measured_s > 0 and one.predicted_s > 0 for one in result.calibration.graphs)
+    assert [share for _, share in said] == sorted(share for _, share in said)
+    assert fault(Calibrate("cpu"), msgspec.msgpack.encode(result)) is None
+    path = record("cpu", 1, tmp_path / "x.json", [Calibrate()], lambda text: None)
+    recorded = read(path).ceilings
+    assert recorded is not None
+    assert recorded.known.model is not None
+
+
+@pytest.mark.usefixtures("quick")
+def test_models_that_do_not_fit_are_left_out_and_too_few_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    really = jobs.calibrating.measured
+
+    def measured(name: str, *rest: Any) -> Case:
+        if name in unfit:
+            raise TooLargeError("memory ran out")
+        return really(name, *rest)
+
+    monkeypatch.setattr(jobs.calibrating, "measured", measured)
+    unfit = {"attention"}
+    result = perform(Calibrate("cpu"), {}, lambda progress: None)
+    assert isinstance(result, CeilingsResult)
+    assert result.calibration is not None
+    assert not any("attention" in one.name for one in result.calibration.graphs)
+    unfit = {"attention", "mlp"}
+    with pytest.raises(TooLargeError, match="too few models"):
+        perform(Calibrate("cpu"), {}, lambda progress: None)
+
+
+def planted() -> CeilingsResult:
+    """A device that does everything at a quarter of the usual rate."""
+    kept = calibration("cpu")
+    model = slower(kept, **dict.fromkeys(kept.classes, 0.25))
+    return CeilingsResult(
+        HERE, local_sheet(HERE), Calibration(model, (Checked("mlp training", 1.0, 1.1), Checked("unet training", 2.0, 3.0)))
+    )
+
+
+def test_predictions_for_a_calibrated_device_use_its_own_model() -> None:
+    graph = snapshot(capture(zoo_source("mlp", {}), "inference", "cpu").program)
+    device = local_sheet(HERE)
+    usual, own = (predictions(Predict(WORDS, (one,)), graph, graph).after[0] for one in (Known(device), planted().known))
+    assert own.seconds > 1.5 * usual.seconds
+    assert own.seconds == predict(graph, device, planted().known.model or calibration("cpu")).seconds
+
+
+@pytest.mark.usefixtures("default_client")
+def test_the_page_says_what_the_calibration_is_worth_and_predicts_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = WORDS.replace("batch=4", "batch=512")
+    before = table(opened(words, "predict"), "device")["device"].tolist()
+    known: dict[type[Request], CeilingsResult] = {MeasureCeilings: CeilingsResult(HERE, local_sheet(HERE)), Calibrate: planted()}
+    really_kept, really_answer, really_begun = work.is_kept, work.answer, work.is_begun
+    monkeypatch.setattr(work, "is_kept", lambda request: type(request) in known or really_kept(request))
+    monkeypatch.setattr(work, "is_begun", lambda request, slot: type(request) in known or really_begun(request, slot))
+
+    def answer(request: Request, slot: str, kind: type[Any]) -> Any:
+        return known[type(request)] if type(request) in known else really_answer(request, slot, kind)
+
+    monkeypatch.setattr(work, "answer", answer)
+    app = opened(words, "predict")
+    assert "fitted here" in texts(app)
+    assert "on 2 graphs" in texts(app)
+    assert "by at most 30%" in texts(app)
+    assert "unet training, by +50%" in texts(app)
+    assert any(button.label == "Calibrate on this machine again" for button in app.button)
+    lines = table(app, "device").to_dict("records")
+    assert [line["device"] for line in lines if line["device"] not in before] == [local_sheet(HERE).name]
+    slow = lines[0]["time"]
+    del known[Calibrate]
+    assert "fitted here" not in texts(app := opened(words, "predict"))
+    assert slow > 1.5 * table(app, "device").to_dict("records")[0]["time"]
