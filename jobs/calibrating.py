@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+import msgspec
 import torch
 
 from graphs.capture import capture
@@ -73,10 +74,16 @@ def calibrated(request: Calibrate, tell: Callable[[Progress], None]) -> Ceilings
 
 def fit(cases: list[Case], sheet: Sheet) -> Calibration:
     """What is fitted on a kind of device, from what is known of such devices."""
-    if sheet.kind == "cuda":
-        return checked(cases, sheet, GPU_HERE, gpu_here_model, {})
     kept = calibration("cpu")
-    return checked(cases, sheet, cpu_starts(kept), cpu_model, kept.operators)
+    found = (
+        checked(cases, sheet, GPU_HERE, gpu_here_model, {})
+        if sheet.kind == "cuda"
+        else checked(cases, sheet, cpu_starts(kept), cpu_model, kept.operators)
+    )
+    model = msgspec.structs.replace(
+        found.model, name=f"fitted on {sheet.name}", origin=f"{found.model.origin} {len(cases)} graphs on {sheet.name}, {sheet.source}."
+    )
+    return msgspec.structs.replace(found, model=model)
 
 
 def _cases(device: str, tell: Callable[[Progress], None]) -> Iterator[Case]:

@@ -56,6 +56,8 @@ def panel(side: Side) -> None:
         st.info("This machine has no rate for the dtypes of this graph, so nothing is predicted.", icon=":material/info:")
         return
     body(side, answer.chosen)
+    if found.calibration is None:
+        st.page_link("pages/predict.py", label="Calibrate on this machine, so that predictions fit it", icon=":material/tune:")
 
 
 def of_recording(side: Side, found: CeilingsResult) -> None:
