@@ -130,9 +130,21 @@ def text(experiment: Experiment, result: OptimizeResult, measurement: Measuremen
         "",
         *table([("counted", *COLUMNS), *_rows(result)]),
     ]
-    lines += [f"{step.words}: {step.verdict.reason}" for step in result.steps if _needs_reason(step)]
+    unknown = max(graph.totals.unknown for graph in result.graphs)
+    if unknown:
+        lines.append(
+            f"{unknown:,} node{'' if unknown == 1 else 's'} without a rule for cost: operations and bytes are at least what is counted"
+        )
+    lines += [f"{step.words}: {_reason(result.steps, at)}" for at, step in enumerate(result.steps) if _needs_reason(step)]
     lines += [f"{step.words} broke its claim: {broken}" for step in result.steps for broken in step.claim_broken]
     return "\n".join(lines + (_measured(measurement) if measurement else []))
+
+
+def _reason(steps: Sequence[StepRecord], at: int) -> str:
+    """Of a refuted step behind another such one nothing is known."""
+    verdict = steps[at].verdict
+    first = next((one.words for one in steps[:at] if one.verdict.kind == "refuted"), "")
+    return f"the answers were changed before, by {first}" if first and verdict.kind == "refuted" else verdict.reason
 
 
 def _needs_reason(step: StepRecord) -> bool:
@@ -196,10 +208,8 @@ def size(count: int) -> str:
 
 
 def operations(count: int) -> str:
-    """Operations in decimal units: 1 GFLOP is 10⁹ of them."""
-    amount = float(count)
-    for unit in ("FLOP", "kFLOP", "MFLOP", "GFLOP"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "FLOP" else f"{amount:.2f} {unit}"
-        amount /= 1000
-    return f"{amount:,.2f} TFLOP"
+    """Operations as the pages write them, in decimal units from a million on: 1 GFLOP is 10⁹ of them."""
+    for limit, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if count >= limit:
+            return f"{count / limit:,.2f} {prefix}FLOP"
+    return f"{count:,} FLOP"

@@ -13,6 +13,7 @@ A judge that proves first (`sameness`) runs only what is not proven to be equal 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -155,7 +156,7 @@ class Judge:
                 worst = WorstTensor(_name(spec), float("inf"), 0.0)
                 return Verdict("refuted", worst, f"{_name(spec)}: {change}", len(new))
         if all(_same_bits(a, b) for a, b in zip(old, new, strict=True)):
-            return Verdict("bitwise", reason="every output is equal bit for bit", tensors=len(new))
+            return Verdict("bitwise", reason=f"every output is equal bit for bit{_blind(old)}", tensors=len(new))
         verdict = self._against_reference(old, new, exactness)
         if verdict.kind != "refuted" or not self._confirm:
             return verdict
@@ -285,6 +286,12 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
     if a.element_size() in BITS and torch.equal(a.view(BITS[a.element_size()]), b.view(BITS[a.element_size()])):
         return True
     return bool(((a == b) & (a.signbit() == b.signbit()) | (a.isnan() & b.isnan())).all())
+
+
+def _blind(values: Sequence[Tensor]) -> str:
+    """What equal bits do not tell: which outputs are no numbers, before as after."""
+    lost = sum(bool(_real(value).isnan().any()) for value in values if value.is_floating_point() or value.is_complex())
+    return f"; but {lost} of {len(values)} outputs hold NaN, before as after, where nothing can be compared" if lost else ""
 
 
 def _finite(value: Tensor) -> Tensor:

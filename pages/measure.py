@@ -31,6 +31,7 @@ def main() -> None:
         request = ask(experiment, catalogue.device)
         work.left_behind(request, SLOT)
         found = work.answer(Optimize(experiment.words), "optimize", OptimizeResult)
+        show.nothing_to_run(found.report, "measured")
         totals = totals_of(work.words_of("optimize"), found)
         idle_steps(found)
         if not work.is_begun(request, SLOT):
@@ -82,11 +83,16 @@ def ask(experiment: Experiment, device: Device) -> Measure:
         threads, pinned = (0, False) if device.kind == "cuda" else how(device)
         peers = tuple(name for name, wanted in (("eager", eager), ("compile", compiled)) if wanted)
         request = Measure(experiment.words, every_step, peers, threads, pinned)
-        again = work.is_kept(request)
+        again, runs = work.is_kept(request), work.can_run(experiment.words)
         button.button(
-            "Measure again" if again else "Measure", type="primary", icon=":material/timer:", on_click=work.ask, args=(request, SLOT, again)
+            "Measure again" if again else "Measure",
+            type="primary",
+            icon=":material/timer:",
+            on_click=work.ask,
+            args=(request, SLOT, again),
+            disabled=not runs,
         )
-    if not experiment.pipeline and not peers:
+    if runs and not experiment.pipeline and not peers:
         st.caption("The pipeline is empty, so there is only the captured graph to measure. Add steps on the Optimize page to compare.")
         st.page_link("pages/optimize.py", label="Go to Optimize", icon=":material/auto_fix_high:")
     return request

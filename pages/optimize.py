@@ -66,8 +66,9 @@ def main() -> None:
             show.nothing_to_count(found.report)
             if not found.report.runs:
                 show.standing(found.report)
-        with offered:
-            offers.panel(catalogue, experiment, found.offers)
+        if found.report.runs:
+            with offered:
+                offers.panel(catalogue, experiment, found.offers)
         with right:
             picture(catalogue, found, experiment.words)
 
@@ -99,14 +100,17 @@ def steps(catalogue: CatalogueResult, experiment: Experiment) -> None:
     st.subheader("Pipeline", anchor=False)
     st.session_state["step on card"] = chosen_step(len(done) if found else len(experiment.pipeline))
     if not experiment.pipeline:
-        st.caption("No step yet: this is the graph as captured. Add one from the list below.")
+        add = " Add one from the list below." if found and found.report.runs else ""
+        st.caption(f"No step yet: this is the graph as captured.{add}")
     for index, step in enumerate(experiment.pipeline):
         same = index < len(done) and done[index].words == step.words
         with st.container(border=True):
-            step_card(experiment, index, known[step.name], done[index] if same else None)
+            step_card(experiment, index, known[step.name], done[: index + 1] if same else ())
 
 
-def step_card(experiment: Experiment, index: int, known: OptimizationRecord, record: StepRecord | None) -> None:
+def step_card(experiment: Experiment, index: int, known: OptimizationRecord, done: Sequence[StepRecord]) -> None:
+    """One step; `done` are the records up to its own, where there are any."""
+    record = done[-1] if done else None
     step = experiment.pipeline[index]
     st.markdown(
         f"**{index + 1}. {show.plain(step.name)}**" + ("  :gray[:small[shown]]" if index == st.session_state["step on card"] else "")
@@ -115,7 +119,7 @@ def step_card(experiment: Experiment, index: int, known: OptimizationRecord, rec
         st.caption(f"{key}: {meant(known, key, value)}")
     if record:
         with st.container(horizontal=True, vertical_alignment="center"):
-            show.verdict(record.verdict)
+            show.verdict(record.verdict, [one.verdict for one in done[:-1]])
             st.caption(f"{show.plural(len(record.matches), 'place')} rewritten")
         st.caption(show.savings(record))
     last = len(experiment.pipeline) - 1
@@ -177,7 +181,7 @@ def step_view(catalogue: CatalogueResult, found: OptimizeResult, words: str) -> 
         st.rerun()  # the pipeline was changed from in here, or the list of steps outside this fragment says which one is shown
     step = found.steps[index] if index >= 0 else None
     known = {record.name: record for record in catalogue.optimizations}
-    heading(step, index, found.graphs[max(index, 0)])
+    heading(step, index, found.graphs[max(index, 0)], found.steps[: max(index, 0)])
     above = st.container()
     seen = drawn(found, index)
     show.legend(marks=step is not None)
@@ -241,14 +245,14 @@ def drawn(found: OptimizeResult, index: int) -> Mapping[str, Any]:
     return seen
 
 
-def heading(step: StepRecord | None, index: int, before: GraphSnapshot) -> None:
+def heading(step: StepRecord | None, index: int, before: GraphSnapshot, earlier: Sequence[StepRecord]) -> None:
     """Which step it is, what it changed, and what the proof says."""
     if step is None:
         st.subheader("The graph as captured", anchor=False)
         return
     st.subheader(f"Step {index + 1}: {step.optimization}", anchor=False)
     with st.container(horizontal=True, vertical_alignment="center"):
-        show.verdict(step.verdict)
+        show.verdict(step.verdict, [one.verdict for one in earlier])
         show.diff(step.diff)
         if step.verdict.how == "proven" and step.matches:
             run_too()

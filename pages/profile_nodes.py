@@ -60,6 +60,7 @@ def main() -> None:
         ask(experiment, request)
         work.left_behind(request, SLOT)
         found = work.answer(Optimize(experiment.words), "optimize", OptimizeResult)
+        show.nothing_to_run(found.report, "profiled")
         if not work.is_begun(request, SLOT):
             st.info("Not profiled yet. Press **Profile** above; it takes some seconds.", icon=":material/monitoring:")
             return
@@ -87,11 +88,14 @@ def ask(experiment: Experiment, request: Profile) -> None:
     again = work.is_kept(request)
     label = "Profile again" if again else "Profile"
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.button(label, type="primary", icon=":material/monitoring:", on_click=work.ask, args=(request, SLOT, again))
+        st.button(
+            label, type="primary", icon=":material/monitoring:", on_click=work.ask, args=(request, SLOT, again),
+            disabled=not work.can_run(experiment.words),
+        )  # fmt: skip
         st.caption(
             "Runs the captured graph"
             + (", and in turns with it the graph after the pipeline," if experiment.pipeline else "")
-            + " some dozen times."
+            + " for some seconds."
         )
 
 

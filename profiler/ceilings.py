@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
 import numpy as np
 import torch
 
@@ -61,6 +62,24 @@ def measure_ceilings(device: str, budget_s: float = BUDGET_S) -> Ceilings:
         launch_s=Ceiling(1 / launch.value, launch.spread, launch.rounds),
         seconds=time.perf_counter() - start,
         copies=_curve(ceilings, device),
+    )
+
+
+def better(first: Ceilings, second: Ceilings) -> Ceilings:
+    """Of two measurements of one device the higher rates and the shorter launch: what else runs, or shares a core, can only make it slower."""
+
+    def faster(one: Ceiling, other: Ceiling) -> Ceiling:
+        return max(one, other, key=lambda found: found.value)
+
+    copies = zip(first.copies, second.copies, strict=True)
+    return msgspec.structs.replace(
+        first,
+        flops={dtype: faster(one, second.flops[dtype]) for dtype, one in first.flops.items()},
+        bandwidth=faster(first.bandwidth, second.bandwidth),
+        cache_bandwidth=faster(first.cache_bandwidth, second.cache_bandwidth),
+        launch_s=min(first.launch_s, second.launch_s, key=lambda found: found.value),
+        seconds=first.seconds + second.seconds,
+        copies=tuple((size, faster(one, other)) for (size, one), (_, other) in copies),
     )
 
 

@@ -41,7 +41,8 @@ QUICK = {
     "mlp": ("mlp", {"batch": "64", "depth": "2", "width": "128"}),
     "chain": ("chain", {"batch": "64", "depth": "2", "width": "256"}),
     "attention": ("attention", {"batch": "2", "seq": "64", "width": "64", "heads": "2"}),
-    "deep mlp": ("mlp", {"batch": "64", "depth": "4", "width": "128"}),
+    "deep chain": ("chain", {"batch": "64", "depth": "4", "width": "128"}),
+    "lstm": ("lstm", {"batch": "2", "seq": "4", "width": "32"}),
 }
 
 
@@ -115,7 +116,8 @@ def test_this_machine_is_calibrated_by_running_models_on_it(tmp_path: Path) -> N
     result = perform(Calibrate("cpu"), {}, lambda progress: said.append((progress.text, progress.share)))
     assert isinstance(result, CeilingsResult)
     assert result.calibration is not None
-    assert {one.name for one in result.calibration.graphs} == {f"{name} {mode}" for name in QUICK for mode in jobs.calibrating.MODES}
+    names = ("mlp {}", "chain {}", "attention {}", "chain deep, {}", "lstm {}")
+    assert {one.name for one in result.calibration.graphs} == {name.format(mode) for name in names for mode in jobs.calibrating.MODES}
     assert all(one.measured_s > 0 and one.predicted_s > 0 for one in result.calibration.graphs)
     assert [share for _, share in said] == sorted(share for _, share in said)
     assert fault(Calibrate("cpu"), msgspec.msgpack.encode(result)) is None

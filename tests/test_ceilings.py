@@ -9,9 +9,9 @@ import torch
 
 from profiler import ceilings
 from profiler.calibrations import calibration
-from profiler.ceilings import ceiling, local_sheet, measure_ceilings
+from profiler.ceilings import better, ceiling, local_sheet, measure_ceilings
 from profiler.prediction.time import kernel_seconds
-from profiler.prediction_record import ELEMENTWISE, Work
+from profiler.prediction_record import ELEMENTWISE, Ceiling, Ceilings, Work
 
 BUSY_S = 0.02
 
@@ -39,6 +39,19 @@ def test_the_ceilings_of_this_processor_make_a_sheet(monkeypatch: pytest.MonkeyP
     assert all(rate > 1e8 for _, rate in device.copies)
     seconds, _ = kernel_seconds(Work(ELEMENTWISE, "float32", 1 << 20, 4 << 20, 4 << 20, 1), device, calibration("cpu"))
     assert seconds > (8 << 20) / max(device.bandwidth, device.cache_bandwidth)
+
+
+def test_of_two_measurements_the_better_half_of_each_is_kept() -> None:
+    def some(rate: float, launch_s: float) -> Ceilings:
+        one = Ceiling(rate, 0.1, 5)
+        return Ceilings("a processor", "cpu", 2, {"float32": one}, one, one, Ceiling(launch_s, 0.1, 5), 4.0, ((1024, one), (4096, one)))
+
+    found = better(some(1e9, 3e-6), some(2e9, 5e-6))
+    assert {one.value for one in (*found.flops.values(), found.bandwidth, found.cache_bandwidth, *(one for _, one in found.copies))} == {
+        2e9
+    }
+    assert (found.launch_s.value, found.seconds) == (3e-6, 8.0)
+    assert [size for size, _ in found.copies] == [1024, 4096]
 
 
 def test_work_of_one_thread_takes_as_long_beside_a_thread_that_has_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

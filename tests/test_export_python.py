@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from graphs.capture import capture
 from graphs.errors import RequestError, TooLargeError
+from graphs.exporting.inputs import sample
 from graphs.options import CaptureOptions
 from graphs.program import Program
 from graphs.snapshot import snapshot
 from graphs.sources.base import ModelSource
 from graphs.sources.zoo import zoo_source
 from jobs.experiment import Experiment, parse
+from jobs.exporting.checks import exactly
 from jobs.exporting.job import chapters
 from jobs.exporting.python_file import Chapter, python_file
 from optimizers.catalog import named
@@ -120,6 +122,12 @@ def test_the_sessions_rewrite_something_in_nearly_every_step(sessions: dict[str,
     steps = [one.step for session in sessions.values() for one in session.applied]
     assert len(steps) == 60
     assert sum(bool(step.matches) for step in steps) >= 55
+
+
+def test_a_mask_is_written_out_for_drawn_anew_it_could_hide_a_whole_row() -> None:
+    mask = torch.ones(20, 20, dtype=torch.bool).tril()
+    made = eval(sample("input", mask), {"exactly": exactly, "torch": torch})
+    assert torch.equal(made, mask)
 
 
 @pytest.fixture(scope="module")

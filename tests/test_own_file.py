@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
@@ -185,3 +186,43 @@ def test_graphs_of_other_programs_are_brought_like_any_file(client: Client, kind
         press(app, "Show its graph")
         assert not app.error
         assert dict(parse(words(app)).options) == {"inputs": "input=float32[7,6]"}
+
+
+DRAWN = '{"graphs": [{"id": "g", "nodes": [{"id": "a", "label": "input"}, {"id": "b", "label": "relu", "incomingEdges": [{"sourceNodeId": "a"}]}]}]}'
+
+
+@pytest.mark.parametrize("page", ["optimize", "measure", "profile_nodes"])
+def test_what_needs_a_graph_that_runs_is_not_offered_for_one_to_look_at(client: Client, page: str) -> None:
+    """Twice: the second run is that of a reader who presses something."""
+    app = opened(address(client, DRAWN.encode(), "graph.json"), page)
+    settle(app)
+    said = texts(app) + " ".join(warning.value for warning in app.warning)
+    if page == "optimize":
+        assert not [button for button in app.button if (button.key or "").startswith("add ")]
+        assert not [expander for expander in app.expander if "Looked for when you ask" in expander.label]
+        assert "Add one from the list" not in said
+        return
+    assert "cannot run, so nothing can be" in said
+    assert "Add steps" not in said
+    (begin,) = [button for button in app.button if button.label in ("Measure", "Profile")]
+    assert begin.disabled
+
+
+def test_the_name_of_a_file_stays_with_its_text_and_goes_with_it(client: Client) -> None:
+    app = opened(address(client, GPT.encode(), "gpt.py"))
+    app.text_area[0].set_value(GPT + "\n# one line more\n")
+    press(app, "Show its graph")
+    assert title(app).startswith("Your model: gpt.py")
+    app.text_area[0].set_value(own_file.STARTER)
+    press(app, "Show its graph")
+    assert title(app).startswith("Your model: model.py")
+
+
+def test_a_saved_page_bears_the_name_of_the_file(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: dict[str, Any] = {}
+    monkeypatch.setattr("streamlit.download_button", lambda label, data, *rest, **more: made.update({label: data}))
+    opened(address(client, GPT.encode(), "gpt.py"))
+    saved_page = made["Web page"]()
+    assert "<title>fxscope: gpt.py" in saved_page
+    assert "source/" not in saved_page
+    assert "gpt.py" in made["Model Explorer"]()

@@ -192,10 +192,10 @@ def test_what_has_nothing_to_do_says_why() -> None:
 
 
 class Refuting:
-    """The client with the last step of every answer refuted: what a wrong optimization leads to."""
+    """The client with the last steps of every answer refuted: what a wrong optimization leads to."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, client: Client, count: int = 1) -> None:
+        self._client, self._count = client, count
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
@@ -205,8 +205,8 @@ class Refuting:
         if not isinstance(found, OptimizeResult) or not found.steps:
             return found
         verdict = Verdict("refuted", WorstTensor("gradient key.weight", 0.31, 1e-7), "gradient key.weight is off", 12)
-        wrong = msgspec.structs.replace(found.steps[-1], verdict=verdict)
-        return msgspec.structs.replace(found, steps=(*found.steps[:-1], wrong))
+        wrong = tuple(msgspec.structs.replace(step, verdict=verdict) for step in found.steps[-self._count :])
+        return msgspec.structs.replace(found, steps=(*found.steps[: -self._count], *wrong))
 
 
 def test_a_refuted_step_stays_in_red_with_the_worst_tensor(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,6 +216,14 @@ def test_a_refuted_step_stays_in_red_with_the_worst_tensor(client: Client, monke
     assert "`gradient key.weight`" in app.error[0].value
     assert "3.10e-01" in app.error[0].value
     assert app.button(key="remove 0")
+
+
+def test_a_step_behind_a_refuted_one_is_not_called_wrong_itself(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs.client, "_default", Refuting(client, 2))
+    app = opened(f"{ATTENTION}&pipeline=remove-dead-code,fuse-attention,fuse-loops", "optimize")
+    assert ["Refuted: this step" in error.value for error in app.error] == [True]
+    behind = [warning.value for warning in app.warning if "changed before, by step 2" in warning.value]
+    assert len(behind) == 2, "on its card, and above the picture of the last step"
 
 
 # ---------------------------------------------------------------- Measure
@@ -232,7 +240,7 @@ def test_measuring_shows_times_with_intervals_beside_counts() -> None:
     assert found["time, measured"].str.contains(r"^\d+(?:\.\d+)? (?:ms|µs)$").all()
     assert found["95 %"].str.contains("–").all()
     assert "95 % interval" in "\n".join(element.value for element in [*app.success, *app.info, *app.warning])
-    assert "against itself comes out between" in texts(app)
+    assert "against each other come out between" in texts(app)
     app.run()
     assert any(button.label == "Measure again" for button in app.button)
 

@@ -253,7 +253,7 @@ def test_a_part_of_a_measurement_is_shown_as_one_and_without_intervals(monkeypat
     said = texts(app)
     assert "2 runs of each, in turns, until the time limit cut them short, so this is part of a measurement" in said
     assert "Too few runs to tell" in said
-    assert "against itself" not in said
+    assert "against each other" not in said
     shown_rows = table(app, "÷ first")
     assert shown_rows["÷ first"].tolist() == ["1", "0.500", "2.000"]
     assert {*shown_rows["95 %"], *shown_rows["its 95 %"]} == {""}

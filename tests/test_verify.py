@@ -220,6 +220,19 @@ class Sine(nn.Module):
         return torch.sin(x * 0.8)
 
 
+def test_equal_bits_that_are_no_numbers_are_not_taken_for_a_proof() -> None:
+    """A row that hides everything makes softmax 0/0, before as after."""
+
+    class Masked(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x.masked_fill(x > -1e9, float("-inf")).softmax(-1), x * 2
+
+    program = capture(small.source(Masked, 3, 4), "inference", "cpu").program
+    verdict = Judge(program).verdict(program, program.clone(), "bitwise")
+    assert verdict.kind == "bitwise"
+    assert "1 of 2 outputs hold NaN" in verdict.reason
+
+
 def test_writing_into_an_input_is_refuted() -> None:
     def in_place(gm: fx.GraphModule) -> None:
         first(gm, aten.mul.Tensor).target = aten.mul_.Tensor

@@ -67,7 +67,9 @@ def _short(value: Tensor) -> str:
 def _is_table(role: str, value: Tensor) -> bool:
     if value.is_complex():
         return False
-    if value.dtype is torch.bool or not value.is_floating_point():
+    if value.dtype is torch.bool:
+        return True  # a mask: drawn anew it could hide a whole row, and what is left of that is no number
+    if not value.is_floating_point():
         flat = value.flatten().to(torch.int64)
         return role != "input" or bool((flat[1:] >= flat[:-1]).all())  # positions, offsets: their order means something
     wide = value.double()

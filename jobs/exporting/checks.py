@@ -29,6 +29,7 @@ from optimizers.verify import (  # pyright: ignore[reportPrivateUsage]
     CANCELLED,
     FACTOR,
     FLOOR,
+    _blind,
     _error,
     _forgiven,
     _largest,
@@ -220,7 +221,7 @@ class Reference:
         if [(x.shape, x.dtype) for x in before] != [(x.shape, x.dtype) for x in after]:
             return Check("refuted", "the outputs have other shapes or dtypes")
         if all(map(_same_bits, before, after)):
-            return Check("bitwise", "every output is equal bit for bit")
+            return Check("bitwise", f"every output is equal bit for bit{_blind(before)}")
         excess, tensor, error = max(self.excesses(after))
         if excess <= 1:
             return Check("rounding", "the error against float64 stays within that of the captured program", tensor, error)

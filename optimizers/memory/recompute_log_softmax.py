@@ -33,6 +33,7 @@ from optimizers.record import Claim
 
 aten = torch.ops.aten
 SHORTEST = 8  # numbers in a row, of which two are kept
+NOBODYS = -100  # a class that no row can have
 
 
 def find(gm: fx.GraphModule) -> Iterator[Match | Miss]:
@@ -114,8 +115,11 @@ def _pick_for_losses(gm: fx.GraphModule, node: fx.Node, logits: fx.Node, largest
             at = call(gm, aten.unsqueeze.default, call(gm, aten.where.self, skipped, zeros, target), 1)
             picked = call(gm, aten.sub.Tensor, call(gm, aten.gather.default, logits, 1, at), largest)
             picked = call(gm, aten.sub.Tensor, picked, logarithm)
-            classes = call(gm, aten.where.self, skipped, target, zeros)
-        loss.args = (picked, classes, *loss.args[2:])
+            mark = (
+                target if ignored else call(gm, aten.full_like.default, target, NOBODYS)
+            )  # what is picked is class 0, which may be the ignored one
+            classes = call(gm, aten.where.self, skipped, mark, zeros)
+        loss.args = (picked, classes, *loss.args[2:4], ignored or NOBODYS)
 
 
 def _widened(gm: fx.GraphModule, x: fx.Node, dtype: torch.dtype) -> fx.Node:
@@ -137,15 +141,15 @@ def _chain(last: fx.Node, *ends: fx.Node) -> list[fx.Node]:
 
 
 class _Classifier(nn.Module):
-    def __init__(self, classes: int = 64, narrow: bool = False) -> None:
+    def __init__(self, classes: int = 64, narrow: bool = False, ignored: int = -100) -> None:
         super().__init__()
-        self.layer, self.narrow = nn.Linear(16, classes), narrow
+        self.layer, self.narrow, self.ignored = nn.Linear(16, classes), narrow, ignored
 
     def forward(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.layer(x)
         if self.narrow:
             logits = logits.bfloat16()
-        return nn.functional.cross_entropy(logits.float(), target), logits
+        return nn.functional.cross_entropy(logits.float(), target, ignore_index=self.ignored), logits
 
 
 def _probabilities(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,6 +171,8 @@ OPTIMIZATION = Optimization(
     examples=(
         Example(_Classifier, _batch, "training", matches=1),
         Example(lambda: _Classifier(narrow=True), _batch, "training", matches=1),
+        Example(lambda: _Classifier(ignored=0), _batch, "training", matches=1),
+        Example(lambda: _Classifier(ignored=2), _batch, "training", matches=1),
     ),
     refusals=(
         Example(_Classifier, _batch, reason="Backward does not read"),

@@ -157,11 +157,14 @@ def trust(measurement: Measurement) -> None:
         fast, slow = (show.milliseconds(median) for median in uneven)
         st.caption(
             f":material/warning: The machine changed its pace meanwhile: by quarters of the runs, one graph's median goes from {fast} to {slow}. Times are of that "
-            "moment, and their intervals too narrow; ratios are of runs side by side, and stand."
+            "moment, and another might give others; ratios are of runs side by side, and stand."
         )
     low, high = measurement.control
     runs = measurement.timings[0].runs
-    noise = f"noise: `{measurement.labels[0]}` against itself comes out between {low:.3f} and {high:.3f}"
+    noise = (
+        f"noise: single runs of `{measurement.labels[0]}` against each other come out between {low:.3f} and {high:.3f}, and ratios take the shorter of two, "
+        "which noise moves less"
+    )
     said = [
         f"{show.plural(runs, 'run')} of each, in turns, {ENDED[measurement.stopped]}",
         *([noise] if runs >= 2 * FEWEST else []),  # a block has two

@@ -53,7 +53,7 @@ def panel(catalogue: CatalogueResult, experiment: Experiment, offers: Sequence[O
     elif not able and not by_hand and not asked and text:
         st.caption("None of these finds anything to do on this graph.")
     elif not able and not text:
-        st.caption("No optimization finds anything left to do on this graph. Below is why; another model or mode may give them work.")
+        st.caption("No optimization finds anything left to do on this graph. Another model or mode may give them work.")
     _by_kind(able, by_name, folded=len(able) > MANY and not text)
     for record in by_hand:
         with st.container(border=True):

@@ -152,7 +152,8 @@ def _take(model: str, name: str, entry: EntryRecord | None) -> None:
             return
         options = _typed_options(model, entry) if entry else state.current().options
         if typed is not None:
-            _keep(typed.encode(), _fitting(name, typed), options)
+            old = _kept(state.current())[0].decode("utf-8", errors="replace")
+            _keep(typed.encode(), _fitting(name if _is_same_work(old, typed) else FILE_NAME, typed), options)
         else:
             state.change(options=options, pipeline=())
     except FxscopeError as error:
@@ -175,6 +176,12 @@ def _together(files: Sequence[tuple[str, bytes]]) -> tuple[bytes, str]:
     if made.tell() > BINARY_LIMIT:
         raise SourceError(f"the files have {show.size(made.tell())} together", where="files", help="Leave out weights.")
     return made.getvalue(), "files.zip"
+
+
+def _is_same_work(old: str, new: str) -> bool:
+    """Was a text changed, and not replaced by another? The name of a file stays with its text."""
+    before, after = ({line.strip() for line in text.splitlines() if line.strip()} for text in (old, new))
+    return 2 * len(before & after) >= min(len(before), len(after))
 
 
 def _fitting(name: str, text: str) -> str:

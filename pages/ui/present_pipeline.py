@@ -21,7 +21,7 @@ def stage(found: OptimizeResult, title: str) -> None:
         words = f"Step {index + 1}: {step.optimization}" if step else "The graph as captured"
         st.subheader(show.plain(words), anchor=False, width="content")
         if step:
-            show.verdict(step.verdict)
+            show.verdict(step.verdict, [one.verdict for one in found.steps[:index]])
     if step:
         st.markdown(show.savings(step))
     seen = graph_view(

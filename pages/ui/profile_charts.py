@@ -153,7 +153,9 @@ def lanes(
         )  # fmt: skip
     for start, length in _longest_gaps(gaps, window):
         figure.add_vrect(x0=start / unit, x1=(start + length) / unit, fillcolor=GAP, line_width=0, layer="below")
-    charts.finish(figure, 150 + 30 * max(3, len(rows)), f"What ran when, {name} (measured); red: no work runs")
+    height = 180 + 30 * max(3, len(rows))
+    charts.finish(figure, height, f"What ran when, {name} (measured); red: no work runs")
+    figure.update_layout(legend={"y": -70 / (height - 110), "yanchor": "top", "x": 0, "xanchor": "left"})
     firsts = {lane: row for (lane, depth), row in rows.items() if depth == min(other for one, other in rows if one == lane)}
     figure.update_layout(
         barmode="overlay",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -29,20 +30,25 @@ FORMATS = {
     "nodes": st.column_config.NumberColumn(width=55),
 }
 
-_MS = "milliseconds (measured)"
 GROUP_TITLE = st.column_config.TextColumn(width=170, pinned=True)  # the numbers move past it
-CHANGES = {
-    "as captured": st.column_config.NumberColumn("before, ms", format="%.4f", width=70, help=f"The medians of its nodes, summed; {_MS}."),
-    "after": st.column_config.NumberColumn(
-        "after, ms", format="%.4f", width=70, help=f"The medians of its nodes after the pipeline, summed; {_MS}."
-    ),
-    "change": st.column_config.NumberColumn(
-        "change, ms", format="%+.4f", width=75, help=f"Median over blocks of after − before, by the shorter run of each; {_MS}."
-    ),
-    "from": st.column_config.NumberColumn(format="%+.4f", width=75, help="The 95 % interval of the change begins here."),
-    "to": st.column_config.NumberColumn(format="%+.4f", width=75, help="The 95 % interval of the change ends here."),
-    "seen": st.column_config.TextColumn(width=60, help="Does the interval leave zero out?"),
-}
+
+
+def change_columns(unit: str) -> dict[str, Any]:
+    """Units and meanings of the table of changes."""
+    return {
+        "as captured": st.column_config.NumberColumn(
+            f"before, {unit}", format="%.4g", width=85, help="Measured: the medians of its nodes, summed."
+        ),
+        "after": st.column_config.NumberColumn(
+            f"after, {unit}", format="%.4g", width=75, help="Measured: the medians of its nodes after the pipeline, summed."
+        ),
+        "change": st.column_config.NumberColumn(
+            f"change, {unit}", format="%+.3g", width=85, help="Measured: median over blocks of after − before, by the shorter run of each."
+        ),
+        "from": st.column_config.NumberColumn(format="%+.3g", width=60, help="The 95 % interval of the change begins here."),
+        "to": st.column_config.NumberColumn(format="%+.3g", width=60, help="The 95 % interval of the change ends here."),
+        "seen": st.column_config.TextColumn(width=60, help="Does the interval leave zero out?"),
+    }
 
 
 def _by(key: str) -> str:
@@ -112,9 +118,11 @@ def change(side: Side) -> None:
         selection_mode="points",
     )
     st.caption("The largest changes. Click a bar or a row: the graph marks its group.")
-    table = change_frame(changes(side.first, side, by), by)
+    found = changes(side.first, side, by)
+    scale, unit = show.time_scale(max((max(one.before, one.after) for one in found.values()), default=1.0))
+    table = change_frame(found, by, scale)
     st.dataframe(
-        table, key="profile changes", hide_index=True, height=min(330, 40 + 35 * len(table)), column_config={by: GROUP_TITLE, **CHANGES}, placeholder="",
+        table, key="profile changes", hide_index=True, height=min(330, 40 + 35 * len(table)), column_config={by: GROUP_TITLE, **change_columns(unit)}, placeholder="",
         selection_mode="single-row", on_select=lambda: _take_change(side, by, list(table[by])),
     )  # fmt: skip
     if are_in_turns(first, last):
@@ -165,15 +173,16 @@ def changes(first: Side, last: Side, by: str) -> dict[str, Change]:
     return dict(sorted(found.items(), key=lambda one: (-abs(one[1].ms), one[0])))
 
 
-def change_frame(found: Mapping[str, Change], by: str) -> pd.DataFrame:
+def change_frame(found: Mapping[str, Change], by: str, scale: float = 1.0) -> pd.DataFrame:
+    """One line per group; times in units of so many milliseconds."""
     return pd.DataFrame(
         {
             by: list(found),
-            "as captured": [one.before or None for one in found.values()],  # nothing, where no node is left to time
-            "after": [one.after or None for one in found.values()],
-            "change": [one.ms for one in found.values()],
-            "from": [one.interval[0] if one.interval else None for one in found.values()],
-            "to": [one.interval[1] if one.interval else None for one in found.values()],
+            "as captured": [one.before / scale or None for one in found.values()],  # nothing, where no node is left to time
+            "after": [one.after / scale or None for one in found.values()],
+            "change": [one.ms / scale for one in found.values()],
+            "from": [one.interval[0] / scale if one.interval else None for one in found.values()],
+            "to": [one.interval[1] / scale if one.interval else None for one in found.values()],
             "seen": ["yes" if one.is_seen else "no" if one.interval else "too few runs" for one in found.values()],
         }
     )

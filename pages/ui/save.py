@@ -9,10 +9,11 @@ import streamlit as st
 
 from graphs.export import to_dot, to_json, to_model_explorer
 from graphs.record import GraphSnapshot
+from jobs.experiment import parse
 from jobs.exporting.tables import nodes_csv, steps_csv
 from jobs.record import Export, ExportResult
 from optimizers.record import StepRecord
-from pages.ui import show, work
+from pages.ui import show, state, work
 from pages.ui.web_page import session_page
 
 SLOT = "export"
@@ -23,7 +24,8 @@ KINDS = {"python": "Python file", "notebook": "Notebook"}
 def buttons(graphs: Sequence[GraphSnapshot], steps: Sequence[StepRecord], words: str) -> None:
     """One button per format; a file is made when its button is pressed."""
     names = ["captured", *(step.words for step in steps)]
-    title = words.partition("&")[0].removeprefix("model=")
+    told = state.title(parse(words))
+    title = told.partition("&")[0].removeprefix("model=")
 
     formats: tuple[tuple[str, str, str, str, Callable[[], str | bytes]], ...] = (
         (
@@ -31,7 +33,7 @@ def buttons(graphs: Sequence[GraphSnapshot], steps: Sequence[StepRecord], words:
             "html",
             "text/html",
             "The whole session in one file that opens without network",
-            lambda: session_page(graphs, steps, words),
+            lambda: session_page(graphs, steps, told),
         ),
         (
             "Steps as CSV",

@@ -253,15 +253,42 @@ def nothing_to_count(report: CaptureReport) -> None:
     raise NothingYet
 
 
-def verdict(verdict: Verdict) -> None:
-    """The verdict in words and with an icon; a refutation names the worst tensor."""
+def nothing_to_run(report: CaptureReport, what: str) -> None:
+    """On pages that run the graph: says so, and ends the page's part, where it cannot run.
+
+    Args:
+        what: could be done with it: measured, profiled.
+    """
+    if report.runs:
+        return
+    why = f" {sentence(report.refused[0])}" if report.refused else ""
+    st.warning(
+        f"**This graph is there to look at and cannot run, so nothing can be {what}: captured by {report.method}.**{why}",
+        icon=":material/stairs:",
+    )
+    st.page_link("pages/explore.py", label="See the graph on Explore", icon=":material/account_tree:")
+    raise NothingYet
+
+
+def verdict(verdict: Verdict, before: Sequence[Verdict] = ()) -> None:
+    """The verdict in words and with an icon; a refutation names the worst tensor, and who changed the answers first.
+
+    Args:
+        before: the verdicts of the steps before it.
+    """
     words = VERDICTS[verdict.kind]
     if verdict.kind != "refuted":
         st.badge(verdict_text(verdict), icon=words.icon, color=words.color, help=f"{words.meaning} {plain(verdict.reason)}".strip())  # pyright: ignore[reportArgumentType]
         return
     worst = verdict.worst
     moved = f"Worst: `{worst.tensor}`, {error_text(verdict)}." if worst else sentence(verdict.reason)
-    st.error(f"**Refuted: this step changed the answers.** {moved}", icon=words.icon)
+    first = next((at for at, one in enumerate(before, 1) if one.kind == "refuted"), 0)
+    if first:
+        st.warning(
+            f"**The answers were changed before, by step {first}.** Behind it, of this step alone nothing is known.", icon=words.icon
+        )
+    else:
+        st.error(f"**Refuted: this step changed the answers.** {moved}", icon=words.icon)
 
 
 def verdict_text(verdict: Verdict) -> str:
@@ -297,8 +324,16 @@ def tiles(totals: Totals, has_operators: bool = True) -> None:
     for column, figure in zip(st.columns(len(FIGURES)), figures, strict=False):
         value = number(getattr(totals, figure.field), figure.unit)
         column.metric(f"{figure.title} · counted", value, border=True, help=figure.meaning)
-    if totals.unknown:
-        st.caption(f":material/help: {plural(totals.unknown, 'node')} without a rule for cost; they count as unknown, not as free.")
+    without_a_rule([totals])
+
+
+def without_a_rule(totals: Sequence[Totals]) -> None:
+    """Says where operations and bytes are more than what stands there."""
+    most = max(one.unknown for one in totals)
+    if most:
+        st.caption(
+            f":material/help: {plural(most, 'node')} without a rule for cost: operations and bytes are at least what is counted here."
+        )
 
 
 def totals_table(rows: Sequence[tuple[str, Totals]]) -> None:
@@ -317,6 +352,7 @@ def totals_table(rows: Sequence[tuple[str, Totals]]) -> None:
         before = totals
     meanings = {figure.title: st.column_config.TextColumn(help=figure.meaning) for figure in FIGURES}
     st.dataframe(pd.DataFrame(table), hide_index=True, width="stretch", column_config=meanings)
+    without_a_rule([totals for _, totals in rows])
 
 
 def savings(step: StepRecord) -> str:

@@ -12,7 +12,11 @@ from pages.ui.graph_view.page import Told, page
 
 
 def session_page(graphs: Sequence[GraphSnapshot], steps: Sequence[StepRecord], words: str) -> str:
-    """Picture, steps and numbers in one file that opens without network."""
+    """Picture, steps and numbers in one file that opens without network.
+
+    Args:
+        words: the experiment, with the name of the reader's file in the place of its hash.
+    """
     names = ["captured", *(step.words for step in steps)]
     title = words.partition("&")[0].removeprefix("model=")
     payload = payload_of(graphs, names, [step.diff for step in steps])

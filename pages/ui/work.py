@@ -110,6 +110,12 @@ def kept(request: Request, kind: type[R]) -> R | None:
     return quietly(request, kind) if is_kept(request) else None
 
 
+def can_run(words: str) -> bool:
+    """Has this experiment a graph that runs, as far as is known?"""
+    found = kept(Optimize(words), OptimizeResult)
+    return found is None or found.report.runs
+
+
 def words_of(slot: str) -> str:
     """The experiment of what `answer` gave last for a slot: not the one that was asked for, where the last good result stands in."""
     return str(st.session_state.get(f"good words {slot}", ""))
