@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from graphs.errors import TooLargeError
 from graphs.snapshot import snapshot
 from graphs.sources.zoo import zoo_source
 from jobs.answers import fault
-from jobs.calibrating import fit
+from jobs.calibrating import Model, fit
 from jobs.predicting import predictions
 from jobs.record import Calibrate, CeilingsResult, MeasureCeilings, Predict, Request
 from jobs.recorded import read
@@ -106,7 +107,8 @@ def test_a_model_that_was_left_out_is_not_in_its_own_prediction() -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ceilings, "FEWEST_ROUNDS", 2)
     monkeypatch.setattr(ceilings, "BUDGET_S", 0.1)
-    monkeypatch.setattr(jobs.calibrating, "NODES_S", 0.05)
+    monkeypatch.setattr(jobs.calibrating, "NODES_S", {"cpu": 0.02})
+    monkeypatch.setattr(jobs.calibrating, "PASSES", {"cpu": 2})
     monkeypatch.setattr(jobs.calibrating, "MODELS", {"cpu": QUICK})
 
 
@@ -131,10 +133,10 @@ def test_this_machine_is_calibrated_by_running_models_on_it(tmp_path: Path) -> N
 def test_models_that_do_not_fit_are_left_out_and_too_few_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     really = jobs.calibrating.measured
 
-    def measured(name: str, *rest: Any) -> Case:
-        if name in unfit:
+    def measured(model: Model) -> Case:
+        if model.name in unfit:
             raise TooLargeError("memory ran out")
-        return really(name, *rest)
+        return really(model)
 
     monkeypatch.setattr(jobs.calibrating, "measured", measured)
     unfit = {"attention"}
@@ -145,6 +147,24 @@ def test_models_that_do_not_fit_are_left_out_and_too_few_are_refused(monkeypatch
     unfit = {"attention", "mlp"}
     with pytest.raises(TooLargeError, match="too few models"):
         perform(Calibrate("cpu"), {}, lambda progress: None)
+
+
+@pytest.mark.usefixtures("quick")
+def test_of_several_passes_the_one_at_the_best_pace_is_kept_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow, fast, slow: whole and nodes of the second pass, since those of one pass belong together."""
+    monkeypatch.setattr(jobs.calibrating, "PASSES", {"cpu": 3})
+    done = Counter[str]()
+
+    def measured(model: Model) -> Case:
+        done[f"{model.name} {model.mode}"] += 1
+        turn = done[f"{model.name} {model.mode}"]
+        seconds = {1: 3.0, 2: 1.0, 3: 2.0}[turn]
+        return Case(model.name, model.mode, model.graph, seconds, {"node": 10 * seconds})
+
+    monkeypatch.setattr(jobs.calibrating, "measured", measured)
+    cases = jobs.calibrating._cases("cpu", lambda progress: None)
+    assert set(done.values()) == {3}
+    assert {(case.seconds, case.nodes["node"]) for case in cases} == {(1.0, 10.0)}
 
 
 def planted() -> CeilingsResult:
