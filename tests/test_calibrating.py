@@ -16,8 +16,9 @@ from graphs.snapshot import snapshot
 from graphs.sources.zoo import zoo_source
 from jobs.answers import fault
 from jobs.calibrating import Model, fit
+from jobs.client import Client
 from jobs.predicting import predictions
-from jobs.record import Calibrate, CeilingsResult, MeasureCeilings, Predict, Request
+from jobs.record import Calibrate, CeilingsResult, MeasureCeilings, Predict, Request, request_hash
 from jobs.recorded import read
 from jobs.recording import record
 from jobs.run import perform
@@ -29,7 +30,7 @@ from profiler.prediction.here import Case
 from profiler.prediction.parameters import CPU, cpu_model, cpu_starts
 from profiler.prediction.predict import predict
 from profiler.prediction_record import CONVOLUTION, ELEMENTWISE, MATMUL, Calibration, Checked, EfficiencyModel, Known
-from tests.test_pages import opened, table, texts
+from tests.test_pages import opened, settle, table, texts
 from tests.test_predict_page import HERE, WORDS
 
 SMALL = {
@@ -209,3 +210,17 @@ def test_the_page_says_what_the_calibration_is_worth_and_predicts_by_it(monkeypa
     del known[Calibrate]
     assert "fitted here" not in texts(app := opened(words, "predict"))
     assert slow > 1.5 * table(app, "device").to_dict("records")[0]["time"]
+
+
+@pytest.mark.usefixtures("default_client")
+def test_the_page_goes_on_while_the_machine_is_calibrated(client: Client) -> None:
+    app = opened(WORDS, "predict")
+    next(button for button in app.button if button.label == "Calibrate on this machine").click()
+    app.run()
+    assert client.state(request_hash(Calibrate())).status in ("queued", "running")
+    assert any(button.label == "Cancel" for button in app.button)
+    assert "H100 SXM" in table(app, "device")["device"].tolist()
+    next(button for button in app.button if button.label == "Cancel").click()
+    settle(app)
+    assert client.state(request_hash(Calibrate())).status == "cancelled"
+    assert "H100 SXM" in table(app, "device")["device"].tolist()

@@ -33,16 +33,23 @@ def asked() -> CeilingsResult | None:
             help="Ceilings, and eleven models run node by node, each in inference and training: two to four minutes. Predictions for this machine then stand "
             "on its own times, not on those of another of its kind.",
         )  # fmt: skip
-    if work.is_begun(CALIBRATION, CALIBRATION_SLOT):
-        found = work.answer(CALIBRATION, CALIBRATION_SLOT, CeilingsResult)
-    elif work.is_begun(CEILINGS, CEILINGS_SLOT):
-        found = work.answer(CEILINGS, CEILINGS_SLOT, CeilingsResult)
-    else:
+    found = _found(CALIBRATION, CALIBRATION_SLOT) or _found(CEILINGS, CEILINGS_SLOT)
+    if found is None:
         return None
     st.caption(predicted.ceilings_in_words(found.ceilings))
     if found.calibration:
         st.caption(in_words(found.calibration))
     return found
+
+
+def _found(request: Calibrate | MeasureCeilings, slot: str) -> CeilingsResult | None:
+    """The result, or how far it is; the page goes on without it."""
+    if not work.is_begun(request, slot):
+        return None
+    try:
+        return work.answer(request, slot, CeilingsResult)
+    except show.NothingYet:
+        return None
 
 
 def in_words(found: Calibration) -> str:
