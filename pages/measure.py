@@ -39,8 +39,8 @@ def main() -> None:
             counted_part(totals)
             return
         with show.patient():  # what is counted stands there while it runs, and where it was cancelled
-            kept = this_machine.kept()
             measurement = work.answer(request, SLOT, MeasureResult).measurement
+            kept = this_machine.kept(measurement.device.kind)
             theirs = totals_of(work.words_of(SLOT), work.graphs_of(SLOT, found))
             measured.part(measurement, theirs, kept.ceilings if kept else None)
             st.page_link("pages/profile_nodes.py", label="Where the time goes, node by node", icon=":material/monitoring:")

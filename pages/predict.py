@@ -19,7 +19,7 @@ def main() -> None:
         catalogue = work.catalogue()
         experiment = state.experiment(catalogue)
         choose.experiment(catalogue, experiment)
-        here = this_machine.asked()
+        here = this_machine.asked(experiment.device)
         devices = (*([here.known] if here else []), *recorded.devices())
         found = work.answer(Optimize(experiment.words), "optimize", OptimizeResult)
         show.nothing_to_count(found.report)
@@ -28,9 +28,8 @@ def main() -> None:
             st.info("No device of the table has a rate for the dtypes of this graph.", icon=":material/memory:")
             return
         words = work.words_of(SLOT)
-        predicted.side_by_side(
-            answer, bool(parse(words).pipeline), CHOSEN, predicted_measured.times(words, here.sheet.name if here else "")
-        )
+        name = here.sheet.name if here and parse(words).device == experiment.device else ""
+        predicted.side_by_side(answer, bool(parse(words).pipeline), CHOSEN, predicted_measured.times(words, name))
         if answer.chosen is None:
             st.info("Choose a device, by its bar or its row, to see where its time would go, node by node.", icon=":material/touch_app:")
         elif theirs := work.graphs_of(SLOT, found):

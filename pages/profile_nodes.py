@@ -183,7 +183,7 @@ def take_node() -> None:
 
 
 def roofline(side: Side) -> None:
-    known = side.recorded.ceilings if side.recorded else this_machine.kept()
+    known = side.recorded.ceilings if side.recorded else this_machine.kept(side.profile.device.kind)
     rates = (known.sheet.flops["float32"], known.sheet.bandwidth) if known else (None, None)
     figure = profile_charts.roofline(side.rows, side.chosen, *rates)
     st.plotly_chart(

@@ -22,7 +22,7 @@ from jobs.record import Calibrate, CeilingsResult, MeasureCeilings, Predict, Req
 from jobs.recorded import read
 from jobs.recording import record
 from jobs.run import perform
-from pages.ui import work
+from pages.ui import this_machine, work
 from profiler import ceilings
 from profiler.calibrations import calibration
 from profiler.ceilings import local_sheet
@@ -224,3 +224,19 @@ def test_the_page_goes_on_while_the_machine_is_calibrated(client: Client) -> Non
     settle(app)
     assert client.state(request_hash(Calibrate())).status == "cancelled"
     assert "H100 SXM" in table(app, "device")["device"].tolist()
+
+
+@pytest.mark.parametrize("usual", ["cpu", "cuda"])
+def test_the_processor_beside_a_gpu_is_measured_as_itself(usual: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device that is taken where nobody says has one request, however it is called; the other one has its own."""
+
+    class Known:
+        class device:
+            kind = usual
+
+    monkeypatch.setattr(work, "catalogue", lambda: Known)
+    other = {"cpu": "cuda", "cuda": "cpu"}[usual]
+    assert this_machine.ceilings(usual) == this_machine.ceilings("auto") == MeasureCeilings()
+    assert this_machine.calibration(usual) == Calibrate()
+    assert this_machine.ceilings(other) == MeasureCeilings(other)
+    assert this_machine.calibration(other) == Calibrate(other)

@@ -38,20 +38,22 @@ class Pair(NamedTuple):
 
 def panel(side: Side) -> None:
     """Asks for ceilings where there are none, and then shows how the prediction fits."""
-    found = this_machine.kept()
-    if found is None and not work.is_begun(this_machine.CEILINGS, CEILINGS):
+    kind = side.profile.device.kind
+    found, request = this_machine.kept(kind), this_machine.ceilings(kind)
+    if found is None and not work.is_begun(request, CEILINGS):
         st.info("A prediction for this machine needs its ceilings: matmul rates, copies, launches.", icon=":material/speed:")
         st.button(
             "Measure ceilings",
             key="profile measure ceilings",
             icon=":material/speed:",
             on_click=work.ask,
-            args=(this_machine.CEILINGS, CEILINGS),
+            args=(request, CEILINGS),
         )
         return
-    found = found or work.answer(this_machine.CEILINGS, CEILINGS, CeilingsResult)
-    request = Predict(side.words, (found.known,), found.sheet.name)
-    answer = work.answer(request, f"{SLOT} {side.words}", PredictResult)  # no other graph's prediction
+    found = found or work.answer(request, CEILINGS, CeilingsResult)
+    answer = work.answer(
+        Predict(side.words, (found.known,), found.sheet.name), f"{SLOT} {side.words}", PredictResult
+    )  # no other graph's prediction
     if answer.chosen is None:
         st.info("This machine has no rate for the dtypes of this graph, so nothing is predicted.", icon=":material/info:")
         return

@@ -8,32 +8,51 @@ from jobs.record import Calibrate, CeilingsResult, MeasureCeilings
 from pages.ui import predicted, show, work
 from profiler.prediction_record import Calibration
 
-CEILINGS, CALIBRATION = MeasureCeilings(), Calibrate()
 CEILINGS_SLOT, CALIBRATION_SLOT = "ceilings", "calibration"
 
 
-def kept() -> CeilingsResult | None:
+def ceilings(kind: str) -> MeasureCeilings:
+    """The request for those of the processor or of the GPU, whichever is meant.
+
+    Args:
+        kind: cpu or cuda; auto is the one that is taken where nobody says.
+    """
+    return MeasureCeilings(_device(kind))
+
+
+def calibration(kind: str) -> Calibrate:
+    """The same for a calibration."""
+    return Calibrate(_device(kind))
+
+
+def _device(kind: str) -> str:
+    """One word for the device that is taken where nobody says, so that it is not measured twice."""
+    return "auto" if kind == work.catalogue().device.kind else kind
+
+
+def kept(kind: str) -> CeilingsResult | None:
     """What was found out before; a calibration brings ceilings of its own. Nothing is begun."""
-    return work.kept(CALIBRATION, CeilingsResult) or work.kept(CEILINGS, CeilingsResult)
+    return work.kept(calibration(kind), CeilingsResult) or work.kept(ceilings(kind), CeilingsResult)
 
 
-def asked() -> CeilingsResult | None:
+def asked(kind: str) -> CeilingsResult | None:
     """The buttons, and what is known: shown in words, and returned."""
-    measured, fitted = work.is_kept(CEILINGS), work.is_kept(CALIBRATION)
+    ceiling, fit = ceilings(kind), calibration(kind)
+    measured, fitted = work.is_kept(ceiling), work.is_kept(fit)
     with st.container(horizontal=True, vertical_alignment="center"):
         if not fitted:
             st.button(
                 "Measure this machine's ceilings again" if measured else "Measure this machine's ceilings",
-                icon=":material/speed:", on_click=work.ask, args=(CEILINGS, CEILINGS_SLOT, measured),
+                icon=":material/speed:", on_click=work.ask, args=(ceiling, CEILINGS_SLOT, measured),
                 help="Matmul rate per dtype, copy bandwidth, time of a launch: about ten seconds. Then this machine stands among the devices.",
             )  # fmt: skip
         st.button(
             "Calibrate on this machine again" if fitted else "Calibrate on this machine",
-            icon=":material/tune:", on_click=work.ask, args=(CALIBRATION, CALIBRATION_SLOT, fitted),
+            icon=":material/tune:", on_click=work.ask, args=(fit, CALIBRATION_SLOT, fitted),
             help="Ceilings, and eleven models run node by node, each in inference and training: two to four minutes. Predictions for this machine then stand "
             "on its own times, not on those of another of its kind.",
         )  # fmt: skip
-    found = _found(CALIBRATION, CALIBRATION_SLOT) or _found(CEILINGS, CEILINGS_SLOT)
+    found = _found(fit, CALIBRATION_SLOT) or _found(ceiling, CEILINGS_SLOT)
     if found is None:
         return None
     st.caption(predicted.ceilings_in_words(found.ceilings))
