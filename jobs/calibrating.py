@@ -11,7 +11,7 @@ import torch
 
 from graphs import collector
 from graphs.capture import capture
-from graphs.errors import FxscopeError, TooLargeError
+from graphs.errors import TooLargeError
 from graphs.program import Program
 from graphs.record import GraphSnapshot
 from graphs.snapshot import snapshot
@@ -121,7 +121,7 @@ def _cases(device: str, tell: Callable[[Progress], None]) -> list[Case]:
         tell(Progress(f"measuring {graphs[at].name}, {graphs[at].mode}", 0.25 + 0.65 * number / (passes * len(graphs))))
         try:
             case = measured(graphs[at])
-        except (FxscopeError, torch.OutOfMemoryError):  # what does not fit here is left out
+        except (TooLargeError, torch.OutOfMemoryError):  # what does not fit here is left out
             continue
         if at not in best or case.seconds < best[at].seconds:
             best[at] = case
@@ -133,10 +133,7 @@ def _captured(device: str, tell: Callable[[Progress], None]) -> Iterator[Model]:
     for number, (name, (family, options)) in enumerate(models.items()):
         for mode in MODES:
             tell(Progress(f"capturing {name}, {mode}", 0.05 + 0.2 * number / len(models)))
-            try:
-                program = capture(zoo_source(family, options), mode, device).program
-            except FxscopeError:
-                continue
+            program = capture(zoo_source(family, options), mode, device).program
             yield Model(name, family, mode, program, snapshot(program))
 
 

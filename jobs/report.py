@@ -169,7 +169,7 @@ def _amounts(totals: Totals) -> tuple[str, ...]:
     return (
         f"{totals.nodes:,}",
         f"{totals.launches:,}",
-        operations(totals.flops),
+        amount(totals.flops, "FLOP"),
         size(totals.bytes_moved),
         size(totals.peak_bytes),
     )
@@ -207,9 +207,9 @@ def size(count: int) -> str:
     return f"{amount:,.2f} GiB"
 
 
-def operations(count: int) -> str:
-    """Operations as the pages write them, in decimal units from a million on: 1 GFLOP is 10⁹ of them."""
+def amount(count: float, unit: str = "") -> str:
+    """`12,345` below a million, `1.23 M` above, in decimal units; with a unit the prefix goes to it: `1.23 GFLOP`."""
     for limit, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if count >= limit:
-            return f"{count / limit:,.2f} {prefix}FLOP"
-    return f"{count:,} FLOP"
+        if abs(count) >= limit:
+            return f"{count / limit:,.2f} {prefix}{unit}"
+    return f"{count:,.0f} {unit}".rstrip()

@@ -17,7 +17,7 @@ from jobs.__main__ import main
 from jobs.client import Client
 from jobs.experiment import parse
 from jobs.record import OptimizeResult
-from jobs.report import COLUMNS, exit_code, operations, size, table
+from jobs.report import COLUMNS, amount, exit_code, size, table
 from jobs.version import ROOT
 from optimizers.record import Verdict, WorstTensor
 from tests.test_jobs import MODEL
@@ -159,7 +159,7 @@ def test_a_file_of_ones_own_runs_from_a_shell_and_its_path_stays_in_the_report(t
 
 def test_numbers_carry_units() -> None:
     assert [size(n) for n in (0, 1023, 1024, 3 << 20, 5 << 30)] == ["0 B", "1023 B", "1.0 KiB", "3.0 MiB", "5.00 GiB"]
-    assert [operations(n) for n in (7, 2_500, 3 * 10**9, 4 * 10**15)] == ["7 FLOP", "2,500 FLOP", "3.00 GFLOP", "4,000.00 TFLOP"]
+    assert [amount(n, "FLOP") for n in (7, 2_500, 3 * 10**9, 4 * 10**15)] == ["7 FLOP", "2,500 FLOP", "3.00 GFLOP", "4,000.00 TFLOP"]
 
 
 def test_columns_are_aligned() -> None:

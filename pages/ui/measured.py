@@ -29,9 +29,8 @@ ENDED = {
 }
 
 
-def part(measurement: Measurement, totals: Mapping[str, Totals], ceilings: Ceilings | None = None, recorded: str = "") -> None:
-    """Everything; `totals` are counted, by the labels of graphs; `ceilings` are those of the device, where they were measured; `recorded` names the
-    recording that this is of."""
+def part(measurement: Measurement, totals: Mapping[str, Totals], ceilings: Ceilings | None = None, recorded: bool = False) -> None:
+    """Everything; `totals` are counted, by the labels of graphs; `ceilings` are those of the device, where they were measured; `recorded`: on another one."""
     raw, (measurement, totals) = measurement, _titled(measurement, totals)
     st.subheader("Measured", anchor=False)
     verdict(measurement)
@@ -230,7 +229,7 @@ def side_by_side(measurement: Measurement, totals: Mapping[str, Totals], ceiling
     return pd.DataFrame(rows)
 
 
-def utilisation_words(ceilings: Ceilings | None, recorded: str = "") -> str:
+def utilisation_words(ceilings: Ceilings | None, recorded: bool = False) -> str:
     """What MFU and HFU are here, or what is missing for them."""
     whose = "that device's" if recorded else "this machine's"
     if ceilings is None or CEILING_DTYPE not in ceilings.flops:

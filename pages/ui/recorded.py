@@ -85,7 +85,7 @@ def part(recording: Recording, experiment: Experiment) -> None:
         st.markdown("This experiment is not in the recording. These are:")
     else:
         totals = dict(zip(experiment.graph_labels, result.totals, strict=False))
-        measured.part(result.measurement, totals, recording.ceilings.ceilings if recording.ceilings else None, recording.title)
+        measured.part(result.measurement, totals, recording.ceilings.ceilings if recording.ceilings else None, recorded=True)
         st.subheader("All of this recording", anchor=False)
     contents(recording)
 

@@ -16,6 +16,7 @@ from streamlit.runtime.scriptrunner import StopException
 from graphs.errors import FxscopeError
 from graphs.record import CaptureReport, Diff, Totals
 from jobs.record import Problem
+from jobs.report import amount
 from optimizers.record import MissRecord, StepRecord, Verdict
 
 KIND_TITLES = {
@@ -112,10 +113,7 @@ def number(count: float, unit: str = "") -> str:
     """`12,345` below a million, `1.23 M` above; with a unit the prefix goes to it: `1.23 GFLOP`."""
     if unit == "bytes":
         return size(count)
-    for limit, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if abs(count) >= limit:
-            return f"{count / limit:,.2f} {prefix}{unit}"
-    return f"{count:,.0f} {unit}".rstrip()
+    return amount(count, unit)
 
 
 def change(before: float, after: float) -> str:

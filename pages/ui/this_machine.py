@@ -49,7 +49,7 @@ def asked(kind: str) -> CeilingsResult | None:
         st.button(
             "Calibrate on this machine again" if fitted else "Calibrate on this machine",
             icon=":material/tune:", on_click=work.ask, args=(fit, CALIBRATION_SLOT, fitted),
-            help="Ceilings, and eleven models run node by node, each in inference and training: two to four minutes. Predictions for this machine then stand "
+            help="Ceilings, and models of the zoo run node by node, each in inference and training: two to four minutes. Predictions for this machine then stand "
             "on its own times, not on those of another of its kind.",
         )  # fmt: skip
     found = _found(fit, CALIBRATION_SLOT) or _found(ceiling, CEILINGS_SLOT)

@@ -155,11 +155,11 @@ def left_behind(request: Request, slot: str) -> None:
     begun: dict[str, str] = st.session_state.get(f"begun {slot}", {})
     busy = {job_id: words for job_id, words in begun.items() if job_id != own and client.state(job_id, reader()).status in BUSY}
     if busy:
-        _watch_left(busy, slot)
+        _watch_left(busy)
 
 
 @st.fragment(run_every=1.0)
-def _watch_left(busy: Mapping[str, str], slot: str) -> None:
+def _watch_left(busy: Mapping[str, str]) -> None:
     client = jobs.client.default_client()
     if any(client.state(job_id, reader()).status not in BUSY for job_id in busy):
         st.rerun()
