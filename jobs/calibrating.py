@@ -18,7 +18,7 @@ from graphs.snapshot import snapshot
 from graphs.sources.zoo import zoo_source
 from jobs.record import Calibrate, CeilingsResult, Progress
 from profiler.allocator import freed_memory_kept
-from profiler.calibrations import calibration
+from profiler.calibrations import calibration_for
 from profiler.ceilings import better, local_sheet, measure_ceilings
 from profiler.devices import resolve
 from profiler.marks import marked_nodes
@@ -100,11 +100,11 @@ def calibrated(request: Calibrate, tell: Callable[[Progress], None]) -> Ceilings
 
 def fit(cases: list[Case], sheet: Sheet) -> Calibration:
     """What is fitted on a kind of device, from what is known of such devices."""
-    kept = calibration("cpu")
+    kept = calibration_for(sheet)
     found = (
         checked(cases, sheet, GPU_HERE, gpu_here_model, {})
         if sheet.kind == "cuda"
-        else checked(cases, sheet, cpu_starts(kept), cpu_model, kept.operators)
+        else checked(cases, sheet, cpu_starts(kept, sheet.launch_s), cpu_model, kept.operators)
     )
     model = msgspec.structs.replace(
         found.model, name=f"fitted on {sheet.name}", origin=f"{found.model.origin} {len(cases)} graphs on {sheet.name}, {sheet.source}."

@@ -120,6 +120,7 @@ def local_sheet(found: Ceilings) -> Sheet:
         source=f"measured here, {found.threads} threads, PyTorch {described.torch}",
         measured=True,
         copies=tuple((float(moved), moved / (moved / one.value - found.launch_s.value)) for moved, one in found.copies),
+        launch_s=found.launch_s.value,
     )
 
 

@@ -44,6 +44,7 @@ class Sheet(msgspec.Struct, frozen=True):
         source: where the figures come from.
         measured: ceilings measured on this very device and not a vendor's figures.
         copies: (bytes moved, bytes per second) of copies of growing size, where measured: what the caches really give.
+        launch_s: of the smallest operator from one call to the next, where measured; 0 where not.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Sheet(msgspec.Struct, frozen=True):
     source: str
     measured: bool = False
     copies: tuple[tuple[float, float], ...] = ()
+    launch_s: float = 0.0
 
 
 class Work(msgspec.Struct, frozen=True, order=True):
@@ -128,6 +130,9 @@ class EfficiencyModel(msgspec.Struct, frozen=True):
         operators: name of an operator -> its time against that of its class, where measured apart.
         fitted: names of the numbers that were fitted; the others were assumed, for the reasons in `origin`.
         origin: what it was fitted on, and where assumed numbers come from.
+        serial: classes whose traffic is not hidden behind their arithmetic.
+        fork_s: what a CPU takes to share one loop among its threads, where there are several and the loop is long enough.
+        launch_s: launch time of the device that it was fitted on; fixed times, calls and forks are in proportion to it. 0 where they are to stay as they are.
     """
 
     name: str
@@ -146,6 +151,9 @@ class EfficiencyModel(msgspec.Struct, frozen=True):
     operators: dict[str, float]
     fitted: tuple[str, ...]
     origin: str
+    serial: tuple[str, ...] = ()
+    fork_s: float = 0.0
+    launch_s: float = 0.0
 
 
 class NodePrediction(msgspec.Struct, frozen=True):

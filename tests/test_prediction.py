@@ -234,6 +234,45 @@ def test_an_operator_that_was_measured_apart_takes_its_own_time() -> None:
     assert kernel_seconds(msgspec.structs.replace(work, name="add"), A100, slow)[0] == usual
 
 
+def test_only_loops_that_a_cpu_shares_wait_for_its_threads() -> None:
+    one = msgspec.structs.replace(A100, kind="cpu", units=1)
+    two = msgspec.structs.replace(one, units=2)
+    forks = msgspec.structs.replace(GPU, fork_s=1e-3)
+
+    def more(device: Sheet, work: Work) -> float:
+        return kernel_seconds(work, device, forks)[0] - kernel_seconds(work, device, GPU)[0]
+
+    short, long = moved(8 * 32767), moved(8 * 32768)  # 4 bytes are read and 4 written of each element
+    assert more(two, long) == pytest.approx(1e-3)
+    for device, work in ((two, short), (one, long), (A100, long), (two, matmul(512, 512, 512))):
+        assert more(device, work) == 0
+
+
+def test_what_is_rearranged_first_is_not_hidden_behind_arithmetic() -> None:
+    work = matmul(64, 4096, 4096)
+    in_turns = msgspec.structs.replace(GPU, serial=(MATMUL,))
+    both, longer = kernel_seconds(work, A100, in_turns)[0], kernel_seconds(work, A100, GPU)[0]
+    fixed = GPU.classes[MATMUL].fixed_s
+    assert both > longer
+    assert both - fixed <= 2 * (longer - fixed), "the longer of two is at least half of both"
+    assert kernel_seconds(moved(work.bytes_moved), A100, in_turns) == kernel_seconds(moved(work.bytes_moved), A100, GPU)
+
+
+def test_a_cpu_with_slower_launches_is_slower_in_every_call_and_not_in_long_work() -> None:
+    kept = calibration("cpu")
+    at_home = msgspec.structs.replace(A100, kind="cpu", launch_s=kept.launch_s)
+    assert calibration_for(at_home) == kept
+    slow = calibration_for(msgspec.structs.replace(at_home, launch_s=2 * kept.launch_s))
+    assert slow.call_s == pytest.approx(2 * kept.call_s)
+    assert {kind: one.fixed_s for kind, one in slow.classes.items()} == {
+        kind: pytest.approx(2 * one.fixed_s) for kind, one in kept.classes.items()
+    }
+    assert {kind: (one.compute, one.bandwidth) for kind, one in slow.classes.items()} == {
+        kind: (one.compute, one.bandwidth) for kind, one in kept.classes.items()
+    }
+    assert calibration_for(msgspec.structs.replace(at_home, launch_s=0.0)) == kept, "where nobody measured them"
+
+
 def test_the_smooth_maximum_is_at_least_the_larger() -> None:
     assert smooth_maximum(3, 0) == 3
     assert smooth_maximum(1, 1) == pytest.approx(2**0.25)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from profiler.prediction.parameters import against_ceilings
+from profiler.prediction.parameters import against_ceilings, at_pace
 from profiler.prediction_record import EfficiencyModel, Known, Sheet
 
 FOLDER = Path(__file__).parent
@@ -20,9 +20,9 @@ def calibration(name: str) -> EfficiencyModel:
 
 
 def calibration_for(device: Sheet) -> EfficiencyModel:
-    """The kept model of this kind of device; that of GPUs was fitted against data sheets, that of CPUs against measured ceilings."""
+    """The kept model of this kind of device; that of GPUs was fitted against data sheets, that of CPUs against measured ceilings and at another pace."""
     if device.kind == "cpu":
-        return calibration("cpu")
+        return at_pace(calibration("cpu"), device.launch_s)
     return against_ceilings(calibration("gpu")) if device.measured else calibration("gpu")
 
 

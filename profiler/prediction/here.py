@@ -53,7 +53,7 @@ def fitted(
     apart = {**(known or {}), **operator_factors(measured, make(calibrate(measured, parameters, make, rounds=ROUGH)))}
 
     def build(values: Mapping[str, float]) -> EfficiencyModel:
-        return msgspec.structs.replace(make(values), operators=apart)
+        return msgspec.structs.replace(make(values), operators=apart, launch_s=device.launch_s)
 
     return build(calibrate(measured, parameters, build))
 

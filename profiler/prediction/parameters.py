@@ -136,13 +136,27 @@ CPU = {
     **{f"{kind}_compute": Parameter(share, 0.5) for kind, (share, _) in _SHARES.items() if kind not in (COPY, GATHER)},
     **{f"{kind}_bandwidth": Parameter(share, 0.3) for kind, (_, share) in _SHARES.items()},
     "depth": Parameter(8, 0.7),
-    "fixed_us": Parameter(3, 0.2),
+    "fixed_us": Parameter(0.7, 0.3),
+    "rows_fixed_us": Parameter(3, 0.5),
+    "matmul_fixed_us": Parameter(4, 0.5),
+    "fork_us": Parameter(4, 0.7),
     "convolution_fixed_us": Parameter(20, 0.5),
+    "convolution_backward_fixed_us": Parameter(40, 0.5),
     "kernel_fixed_us": Parameter(20, 0.7),
-    "call_us": Parameter(1.5, 0.15),
+    "call_us": Parameter(1.4, 0.1),
     "spill": Parameter(2.0, 0.7),
 }
-_CPU_FIXED = {"fixed_us": MATMUL, "convolution_fixed_us": CONVOLUTION, "kernel_fixed_us": KERNEL}
+# Whose fixed time each of these is; the classes that are not named have that of elementwise operators.
+_CPU_FIXED = {
+    "fixed_us": (ELEMENTWISE,),
+    "rows_fixed_us": (ROWS, SOFTMAX),
+    "matmul_fixed_us": (MATMUL, ATTENTION),
+    "convolution_fixed_us": (CONVOLUTION,),
+    "convolution_backward_fixed_us": (CONVOLUTION_BACKWARD,),
+    "kernel_fixed_us": (KERNEL, KERNEL_FUNCTIONS),
+}
+# In launches of the smallest operator: where these times start on a CPU whose launches were measured.
+_IN_LAUNCHES = {"call_us": 1.0, "fixed_us": 0.5, "rows_fixed_us": 2.0, "matmul_fixed_us": 3.0, "fork_us": 3.0}
 CPU_ORIGIN = (
     "Least squares on the logarithm of measured times of nodes and whole graphs, against the ceilings measured in the same session."
 )
@@ -151,10 +165,8 @@ CPU_ORIGIN = (
 def cpu_model(values: Mapping[str, float]) -> EfficiencyModel:
     """Values of the parameters CPU -> the model of eager PyTorch on a CPU, where host and device are one."""
     x = {name: parameter.start for name, parameter in CPU.items()} | dict(values)
-    fixed = dict.fromkeys(_SHARES, x["fixed_us"] * 1e-6) | dict.fromkeys(
-        (CONVOLUTION, CONVOLUTION_BACKWARD), x["convolution_fixed_us"] * 1e-6
-    )
-    fixed |= dict.fromkeys((KERNEL, KERNEL_FUNCTIONS), x["kernel_fixed_us"] * 1e-6)
+    fixed = dict.fromkeys(_SHARES, x["fixed_us"] * 1e-6)
+    fixed |= {kind: x[name] * 1e-6 for name, kinds in _CPU_FIXED.items() for kind in kinds}
     classes = {kind: ClassEfficiency(x.get(f"{kind}_compute", 1.0), x[f"{kind}_bandwidth"], fixed[kind]) for kind in _SHARES}
     return EfficiencyModel(
         name="eager PyTorch on a CPU",
@@ -173,13 +185,34 @@ def cpu_model(values: Mapping[str, float]) -> EfficiencyModel:
         operators={},
         fitted=tuple(CPU),
         origin=CPU_ORIGIN,
+        serial=(CONVOLUTION, CONVOLUTION_BACKWARD),
+        fork_s=x["fork_us"] * 1e-6,
     )
 
 
-def cpu_starts(model: EfficiencyModel) -> dict[str, Parameter]:
-    """The parameters CPU, each starting where a model of another CPU has it: what measurements here do not tell stays there."""
+def cpu_starts(model: EfficiencyModel, launch_s: float) -> dict[str, Parameter]:
+    """The parameters CPU, each starting where a model of another CPU has it, or where launches of this one say: what measurements here do not tell stays there.
+
+    Args:
+        launch_s: seconds, measured here.
+    """
     values = {f"{kind}_compute": one.compute for kind, one in model.classes.items()}
     values |= {f"{kind}_bandwidth": one.bandwidth for kind, one in model.classes.items()}
-    values |= {name: model.classes[kind].fixed_s * 1e6 for name, kind in _CPU_FIXED.items()}
-    values |= {"depth": model.depth, "call_us": model.call_s * 1e6, "spill": model.spill}
+    values |= {name: model.classes[kinds[0]].fixed_s * 1e6 for name, kinds in _CPU_FIXED.items()}
+    values |= {"depth": model.depth, "spill": model.spill}
+    values |= {name: launches * launch_s * 1e6 for name, launches in _IN_LAUNCHES.items()}
     return {name: Parameter(values[name], one.spread) for name, one in CPU.items()}
+
+
+def at_pace(model: EfficiencyModel, launch_s: float) -> EfficiencyModel:
+    """A model of another CPU for one whose launches take so long: a processor that is slower in these is so in every call of an operator."""
+    if not (model.launch_s and launch_s):
+        return model
+    slower = launch_s / model.launch_s
+    return msgspec.structs.replace(
+        model,
+        classes={kind: msgspec.structs.replace(one, fixed_s=one.fixed_s * slower) for kind, one in model.classes.items()},
+        call_s=model.call_s * slower,
+        fork_s=model.fork_s * slower,
+        launch_s=launch_s,
+    )

@@ -1,6 +1,7 @@
 """Work × device × efficiency -> seconds. Without torch.
 
 A kernel takes the longer of its arithmetic and its memory traffic, and a fixed time. Between the two lies a smooth maximum, since near the ridge neither hides the other wholly.
+Classes that the model names take both, one after the other: a library that brings weights into another order first cannot multiply meanwhile.
 
 - **Matmul**: the output is cut into tiles, one multiprocessor computes one tile at a time, so the number of waves is rounded up (wave quantization); the size of
   tile that ends first is taken, as libraries do; a short inner dimension pays for filling and writing its tile. Where the board's power does not carry
@@ -8,6 +9,7 @@ A kernel takes the longer of its arithmetic and its memory traffic, and a fixed 
 - **All others**: bytes over bandwidth. What fits into the last cache beside what the kernel before left there comes from that cache; where copies of growing size
   were measured, their curve says what any number of bytes costs.
 - **A compiled kernel** takes as long for its additions and products as those without functions do, and for each function (`exp`, `tanh`) many times that.
+- **A loop that a CPU shares** among its threads waits for them once; short ones are not shared, so small graphs do without.
 - **An operator** that was measured apart takes that many times the time of its class.
 
 Every term grows with the work and falls with bandwidth, rate and units, so a faster device is never predicted slower (but for rounding of waves).
@@ -36,6 +38,7 @@ from profiler.prediction_record import (
 
 MULTIPLIES = (MATMUL, CONVOLUTION, CONVOLUTION_BACKWARD, ATTENTION)
 SMOOTH = 4.0  # power of the smooth maximum: at equal halves it is 19 % above the plain one
+SHARED_ELEMENTS = 32768  # the shortest loop that PyTorch shares among threads (at::internal::GRAIN_SIZE in ATen/TensorIterator.h)
 SPLITS, LEAST_DEPTH = (1, 2, 4, 8), 256
 TILE_SHAPES = ((1.0, 1.0), (1.0, 0.5), (0.5, 1.0), (0.5, 0.5), (0.25, 0.5), (0.5, 0.25), (0.25, 0.25))
 
@@ -45,11 +48,19 @@ def kernel_seconds(work: Work, sheet: Sheet, model: EfficiencyModel) -> tuple[fl
     efficiency = model.classes[work.kind]
     arithmetic = _matmul_seconds(work, sheet, model) if work.depth else _arithmetic_seconds(work, sheet, model)
     traffic = _traffic_seconds(work, sheet, model)
-    fixed = efficiency.fixed_s * work.launches
-    busy = smooth_maximum(arithmetic, traffic) * model.operators.get(work.name, 1.0)
+    fixed = (efficiency.fixed_s + _fork_seconds(work, sheet, model)) * work.launches
+    both = arithmetic + traffic if work.kind in model.serial else smooth_maximum(arithmetic, traffic)
+    busy = both * model.operators.get(work.name, 1.0)
     if fixed > busy:
         return busy + fixed, LAUNCH
     return busy + fixed, COMPUTE if arithmetic > traffic else MEMORY
+
+
+def _fork_seconds(work: Work, sheet: Sheet, model: EfficiencyModel) -> float:
+    """Of a loop over elements, counted as if they had four bytes each; libraries that multiply decide for themselves, which is in their fixed time."""
+    if sheet.kind != "cpu" or sheet.units < 2 or work.kind in MULTIPLIES:
+        return 0.0
+    return model.fork_s if max(work.bytes_written, work.bytes_read) >= 4 * SHARED_ELEMENTS else 0.0
 
 
 def roofline_seconds(work: Work, sheet: Sheet) -> float:
