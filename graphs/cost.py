@@ -2,7 +2,8 @@
 
 Conventions. A multiply-add is 2 operations. Matmul, convolution and attention follow `torch.utils.flop_counter`; causal attention
 is not halved. Elementwise operators count 1 operation per element of their output (a transcendental too), reductions 1 per element of
-their input. Bytes moved: every operand crosses main memory once. A launch is an ATen operator that computes; views launch nothing.
+their input. Of complex numbers the real operations are counted: 8 for a multiply-add, 6 for a product, 11 for a quotient, 4 for an absolute value, 2 for
+a sum and for all else. Bytes moved: every operand crosses main memory once. A launch is an ATen operator that computes; views, and room that nothing is written to, launch nothing.
 """
 
 from __future__ import annotations
@@ -40,14 +41,19 @@ NOTHING = (
     aten.item,
     aten.detach,
     aten.alias,
+    aten.empty,
+    aten.empty_like,
+    aten.empty_strided,
+    aten.new_empty,
+    aten.new_empty_strided,
 )
 # Operators that only fill, move or choose values: bytes, but no operation.
 MOVES = (
     aten.clone, aten.copy, aten._to_copy, aten.cat, aten.stack, aten.full, aten.full_like, aten.zeros, aten.zeros_like, aten.ones,
-    aten.ones_like, aten.new_zeros, aten.new_full, aten.new_ones, aten.empty, aten.empty_like, aten.new_empty_strided, aten.arange,
+    aten.ones_like, aten.new_zeros, aten.new_full, aten.new_ones, aten.arange,
     aten.scalar_tensor, aten.constant_pad_nd, aten.repeat, aten.roll, aten.flip, aten.slice_scatter, aten.select_scatter,
     aten.slice_backward, aten.select_backward, aten.lift_fresh_copy, aten.tril, aten.triu, aten.masked_fill, aten.where, aten.one_hot,
-    aten.empty_strided, aten.new_empty, aten.eye, aten.linspace, aten.unfold_backward, aten.as_strided_scatter, aten.diagonal_scatter, aten.split_with_sizes_copy,
+    aten.eye, aten.linspace, aten.unfold_backward, aten.as_strided_scatter, aten.diagonal_scatter, aten.split_with_sizes_copy,
     aten.t_copy, aten.view_copy, aten.transpose_copy, aten.permute_copy, aten.expand_copy, aten.unsqueeze_copy, aten.squeeze_copy,
     aten.slice_copy, aten.select_copy, aten.detach_copy, aten.alias_copy, aten.split_copy, aten.unbind_copy, aten._reshape_alias_copy,
     aten.fill, aten.im2col, aten.repeat_interleave, aten.masked_scatter, aten.masked_select, aten.masked_scatter_backward, aten.nonzero, aten.complex,
@@ -287,7 +293,11 @@ def _memory_of(node: fx.Node) -> fx.Node:
 
 
 # Operands of which only the shape is read, by their place.
-NAMED_ONLY = {aten.nll_loss_backward: 1, aten.nll_loss2d_backward: 1}
+SHAPES_OF = (
+    aten.zeros_like, aten.ones_like, aten.full_like, aten.rand_like, aten.randn_like, aten.randint_like, aten.new_zeros, aten.new_ones, aten.new_full,
+    aten.fill, aten.fill_, aten.zero, aten.zero_, aten.uniform, aten.uniform_, aten.exponential, aten.exponential_,
+)  # fmt: skip
+NAMED_ONLY = dict.fromkeys(SHAPES_OF, 0) | {aten.nll_loss_backward: 1, aten.nll_loss2d_backward: 1}
 
 
 def _stored_bytes(value: Any) -> int:
@@ -306,7 +316,7 @@ def _operations(node: fx.Node, packet: Any, value: Any) -> tuple[int, bool, bool
     packet = packet if plain is None else plain.overloadpacket
     rule: Callable[..., int] | None = flop_registry.get(packet) or ATTENTION.get(packet) or PRODUCTS.get(packet) or GROUPED.get(str(packet))
     if rule is not None:
-        return int(rule(*args, **kwargs, out_val=value)), True, True
+        return int(rule(*args, **kwargs, out_val=value)) * (4 if _is_complex(value) else 1), True, True
     if packet in MOVES or packet in GATHERS or str(packet) in TRANSFERS:
         return 0, False, True
     out = sum(leaf.numel() for leaf in _leaves(value))
@@ -321,8 +331,22 @@ def _operations(node: fx.Node, packet: Any, value: Any) -> tuple[int, bool, bool
         return BY_OUTPUT[packet] * out, False, True
     per_element = PER_ELEMENT.get(packet, OWN_PER_ELEMENT.get(str(packet)))
     if per_element is not None:
-        return per_element * first, False, True
-    return (out, False, True) if is_pointwise(plain or node.target) else (0, False, False)
+        return per_element * first * (2 if _is_complex(args) else 1), False, True
+    return (out * _real_operations(packet, args), False, True) if is_pointwise(plain or node.target) else (0, False, False)
+
+
+def _is_complex(values: Any) -> bool:
+    return any(leaf.is_complex() for leaf in _leaves(values))
+
+
+def _real_operations(packet: Any, args: Any) -> int:
+    """Of one element of an elementwise operator: one, and of complex numbers what their parts take."""
+    if not _is_complex(args):
+        return 1
+    both = len(args) > 1 and all(_is_complex(each) or isinstance(each, complex) for each in args[:2])
+    if packet in (aten.mul, aten.div) and both:
+        return 6 if packet is aten.mul else 11
+    return 4 if packet is aten.abs else 2
 
 
 def _fourier(given: Tensor, value: Tensor, dims: list[int]) -> int:

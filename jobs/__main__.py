@@ -89,6 +89,8 @@ def _run(given: argparse.Namespace, experiment: Experiment, client: Client) -> i
         raise RequestError("there is no folder to write the report to", where=str(given.json), help="Make it first.")
     if given.export:
         check_export(given.export, given.step)
+    elif given.step:
+        raise RequestError("a step alone is only written to a file", where="--step", help="Give --export FILE as well.")
     words = _with_kept_source(experiment, client).words
     show = _show_progress if sys.stderr.isatty() else None
     result = cast(OptimizeResult, client.run(Optimize(words, given.run_proven), show, given.limit))

@@ -58,6 +58,11 @@ def test_steps_that_hold_exit_with_0_and_a_line_each(client: Client, capsys: pyt
     assert "iB" in lines[-1]
 
 
+def test_a_step_alone_needs_a_file_to_go_to(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", WORDS, "--step", "1"], client) == 2
+    assert "Give --export FILE as well." in capsys.readouterr().err
+
+
 def test_the_report_holds_exactly_what_it_promises(client: Client, tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     assert main(["run", WORDS, "--json", str(path), "--measure"], client) == 0

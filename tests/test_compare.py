@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import msgspec
 import pytest
 
-from graphs.align import aligned
+from graphs.align import aligned, longest_common
 from graphs.diff import diff
 from graphs.export import to_json
 from graphs.ladder import climb
@@ -75,6 +76,60 @@ def test_names_are_unique_and_every_input_comes_before(pair: tuple[str, str]) ->
         seen.add(node.name)
     assert seen.issuperset(renamed.outputs)
     assert [node.target for node in renamed.nodes] == [node.target for node in two.nodes]
+
+
+def plain_length(one: list[int], two: list[int]) -> int:
+    """The textbook's table."""
+    row = [0] * (len(two) + 1)
+    for a in one:
+        before = row
+        row = [0]
+        for at, b in enumerate(two):
+            row.append(before[at] + 1 if a == b else max(before[at + 1], row[at]))
+    return row[-1]
+
+
+@pytest.mark.parametrize("kinds", [1, 2, 4, 30])
+def test_as_much_as_can_be_is_common(kinds: int) -> None:
+    rng = random.Random(kinds)
+    for _ in range(150):
+        one, two = ([rng.randrange(kinds) for _ in range(rng.randrange(40))] for _ in range(2))
+        pairs = longest_common(one, two)
+        assert len(pairs) == plain_length(one, two)
+        assert all(one[first] == two[second] for first, second in pairs)
+        assert all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(pairs))
+
+
+def test_long_graphs_of_few_operators_are_compared_at_once() -> None:
+    """Ten thousand nodes of three kinds in another order: a table of all pairs would have a hundred million places."""
+    rng = random.Random(0)
+    one, two = ([rng.choice("abc") for _ in range(10_000)] for _ in range(2))
+    assert len(longest_common(one, two)) > 7_000
+
+
+def test_a_graph_after_its_steps_is_compared_with_the_captured_one(client: Client) -> None:
+    app = opened("model=zoo/attention&pipeline=fuse-attention&with=model%3Dzoo/attention", "compare")
+    assert not app.error
+    assert ":red[**− 0** removed]" not in texts(app)
+    assert "pipeline=fuse-attention" in texts(app)
+    app.segmented_control(key="compare with steps").set_value("as captured")
+    settle(app)
+    assert ":red[**− 0** removed]" in texts(app)
+    assert "Both are the same" in texts(app)
+
+
+def test_equal_graphs_under_other_words_are_said_to_be_equal() -> None:
+    app = opened("model=zoo/mlp&with=model%3Dzoo/mlp%26batch%3D32", "compare")
+    assert "equal, node by node" in texts(app)
+
+
+def test_two_versions_of_one_file_are_told_apart(client: Client) -> None:
+    text = "import torch\n\n\ndef model():\n    return torch.nn.{}()\n\n\ndef inputs():\n    return (torch.randn(4),)\n"
+    one, two = (client.keep_source(text.format(name).encode(), "model.py") for name in ("ReLU", "Tanh"))
+    app = opened(f"model=source/{one}&with=model%3Dsource/{two}", "compare")
+    assert f"(text {one[:6]})" in texts(app)
+    assert f"(text {two[:6]})" in texts(app)
+    assert "(text" not in texts(opened(f"model=source/{one}&with=model%3Dzoo/mlp", "compare"))
 
 
 def test_one_is_kept_and_compared_with_what_is_chosen(client: Client) -> None:

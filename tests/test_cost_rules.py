@@ -48,6 +48,47 @@ def test_operations_are_those_counted_by_hand(
     assert sum(one.flops for one in costs) == operations
 
 
+def complex_of(x: Tensor) -> Tensor:
+    return torch.complex(x, x)
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "shapes", "operations"),
+    [
+        ("matmul", lambda a, b: torch.mm(complex_of(a), complex_of(b)), ((4, 6), (6, 5)), 8 * 4 * 6 * 5),
+        ("product", lambda a: complex_of(a) * complex_of(a), (SIGNAL,), 6 * 128),
+        ("product with a real number", lambda a: complex_of(a) * 2.0, (SIGNAL,), 2 * 128),
+        ("quotient", lambda a, b: complex_of(a) / complex_of(b), (SIGNAL, SIGNAL), 11 * 128),
+        ("sum of two", lambda a: complex_of(a) + complex_of(a), (SIGNAL,), 2 * 128),
+        ("absolute value", lambda a: complex_of(a).abs(), (SIGNAL,), 4 * 128),
+        ("sum of all", lambda a: complex_of(a).sum(), (SIGNAL,), 2 * 128),
+    ],
+)
+def test_of_complex_numbers_the_real_operations_are_counted(
+    name: str, function: Callable[..., object], shapes: tuple[tuple[int, ...], ...], operations: int
+) -> None:
+    assert sum(one.flops for one in _costs(function, shapes)) == operations, name
+
+
+@pytest.mark.parametrize(
+    ("function", "written", "launches"),
+    [
+        (torch.zeros_like, 512, 1),
+        (lambda x: torch.full_like(x, 2.0), 512, 1),
+        (lambda x: torch.randn_like(x), 512, 1),
+        (lambda x: x.new_ones(3), 12, 1),
+        (lambda x: x.new_full((4,), 2.0), 16, 1),
+        (lambda x: aten.fill.Scalar(x, 2.0), 512, 1),
+        (lambda x: aten.fill_.Scalar(aten.clone(x), 2.0), 512, 1),
+        (torch.empty_like, 0, 0),
+        (lambda x: x.new_empty(7), 0, 0),
+    ],
+)
+def test_what_takes_only_the_shape_of_a_tensor_reads_nothing_of_it(function: Callable[..., object], written: int, launches: int) -> None:
+    last = _costs(function, (SIGNAL,))[-1]
+    assert (last.bytes_read, last.bytes_written, last.launches) == (0, written, launches)
+
+
 def test_an_operator_in_place_costs_what_the_other_does() -> None:
     def changed(x: Tensor) -> Tensor:
         return aten.add_(aten.clone(x), x)

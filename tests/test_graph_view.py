@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import random
 import re
 import statistics
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from graphs.record import GraphSnapshot
+from graphs.align import aligned
+from graphs.diff import diff
+from graphs.ladder import climb
+from graphs.lifetimes import lifetimes, memory_curve
+from graphs.record import GraphSnapshot, NodeRecord
+from graphs.sources.zoo import zoo_source
 from jobs.record import OptimizeResult
 from pages.ui.graph_view import payload_of
-from tests.pictures import random_pipeline, real_payload, shown, watched_page
+from pages.ui.graph_view.drawing import SHORT_DTYPES, kind, label, shape_text
+from tests.pictures import random_graph, random_pipeline, real_payload, shown, watched_page
 
 EVERYTHING = "await view.session.setOpen(true)"
 
@@ -173,6 +182,95 @@ def test_what_a_step_did_is_marked_by_shape_as_well_as_colour(page: Page, attent
     assert len(set(dashes.values())) == 3
     glyphs = {mark: page.locator(f".stage g.leaf.{mark} .badge text").first.text_content() for mark in ("removed", "changed", "fused")}
     assert glyphs == {"removed": "−", "changed": "~", "fused": "⊕"}
+
+
+def test_every_node_is_told_as_it_is_in_each_graph(page: Page) -> None:
+    """Shape, dtype, operator and numbers change from graph to graph, there and back; so does what is held at the peak."""
+    rng = random.Random(0)
+    graphs = [random_graph(rng, 60)]
+    for _ in range(4):
+        nodes = [changed(node, rng) if rng.random() < 0.3 else node for node in graphs[-1].nodes]
+        graphs.append(msgspec.structs.replace(graphs[-1], nodes=tuple(nodes)))
+    shown(page, payload_of(graphs, [str(at) for at in range(5)], [diff(*pair) for pair in pairwise(graphs)]))
+    for at, graph in enumerate(graphs):
+        told = run(
+            page,
+            f"""const {{ KINDS }} = await import("/model.js");
+            const m = view.session.model.seen({at});
+            return m.name.map((name, i) => [name, [m.target[i], m.label[i], m.shape[i], m.dtype[i], KINDS[m.kind[i]], m.values.bytes[i], m.values.flops[i]]]);""",
+        )
+        wanted = {}
+        for node in graph.nodes:
+            flops = node.total.flops if node.op == "call_function" else None
+            wanted[node.name] = [
+                node.target,
+                label(node),
+                shape_text(node),
+                SHORT_DTYPES.get(node.dtype, node.dtype),
+                kind(node),
+                node.bytes,
+                flops,
+            ]
+        assert dict(told) == wanted
+        held = run(page, f"const m = view.session.model.seen({at}); return m.name.map((name, i) => [name, m.values.peak[i]]);")
+        lives, peak = lifetimes(graph.nodes, graph.outputs), memory_curve(graph.nodes, graph.outputs).peak_position
+        assert {name: size for name, size in held if size is not None} == {
+            life.name: life.bytes if life.start <= peak <= life.end else 0 for life in lives
+        }
+
+
+def changed(node: NodeRecord, rng: random.Random) -> NodeRecord:
+    size, dtype = rng.choice([4, 8, 16]), rng.choice(["float32", "int64"])
+    target = f"aten.{rng.choice(['relu', 'gelu'])}.default" if node.op == "call_function" and len(node.inputs) == 1 else node.target
+    cost = msgspec.structs.replace(node.cost, flops=size)
+    return msgspec.structs.replace(node, shape=(size, 2), dtype=dtype, bytes=8 * size, target=target, cost=cost)
+
+
+def test_both_sides_show_their_own_sizes(page: Page) -> None:
+    two, four = (climb(zoo_source("mlp", {"batch": size}), "inference", "cpu").graph for size in ("2", "4"))
+    renamed = aligned(two, four)
+    shown(page, payload_of([two, renamed], ["kept", "chosen"], [diff(two, renamed)]))
+    run(page, EVERYTHING)
+    for side, rows, at in (("before", "2", 0), ("after", "4", 1)):
+        lines = run(
+            page,
+            f"return [...document.querySelectorAll('.stage[data-side={side}] g.leaf.changed > text.shape')].map((t) => t.textContent);",
+        )
+        assert len(lines) > 8
+        assert all(re.match(rf"f32 {rows}×", line) for line in lines)
+        found = run(
+            page, f"const {{ find }} = await import('/find.js'); return find(view.session.model, {at}, 'shape:{rows}×64').chains.length;"
+        )
+        assert found > 4
+    before, after = (run(page, f"const {{ toDot }} = await import('/export.js'); return toDot(view.panes[{at}]);") for at in (0, 1))
+    assert ("f32 2×64" in before, "f32 4×64" in before) == (True, False)
+    assert ("f32 2×64" in after, "f32 4×64" in after) == (False, True)
+
+
+def test_what_is_gone_is_not_drawn_over_what_came(page: Page) -> None:
+    """A whole group that went away where another stands now fades with all that is inside of it."""
+    one, two = graph_of("mlp"), graph_of("attention")
+    renamed = aligned(one, two)
+    shown(page, payload_of([one, renamed], ["kept", "chosen"], [diff(one, renamed)]))
+    run(page, EVERYTHING)
+    over = run(
+        page,
+        """const after = view.session.panes.find((pane) => pane.side === "after");
+        const [gone, here] = [[], []];
+        for (const item of view.session.scene.items) {
+          const known = after.context.status.get(item);
+          if (known.status === "absent" || (item.group && item.open && known.status !== "removed")) continue;
+          (known.status === "removed" ? gone : here).push(item);
+        }
+        const touch = (a, b) => a.left < b.left + b.width && b.left < a.left + a.width && a.top < b.top + b.height && b.top < a.top + a.height;
+        return gone.filter((item) => !after.context.status.get(item).covered && here.some((other) => touch(item, other))).map((item) => item.id);""",
+    )
+    assert over == []
+    assert run(page, "return document.querySelectorAll('.stage[data-side=after] g.group.covered').length;") > 0
+
+
+def graph_of(model: str) -> GraphSnapshot:
+    return climb(zoo_source(model, {}), "inference", "cpu").graph
 
 
 def test_a_choice_on_one_side_lights_its_kin_on_the_other(page: Page, attention: OptimizeResult) -> None:

@@ -43,7 +43,7 @@ def inputs():
     return (torch.randn(8, 64),)
 
 
-def loss(outputs):  # optional; without it training takes the mean of the outputs
+def loss(outputs):  # optional; without it training takes the mean of the squares of the first output
     return outputs.logsumexp(-1).mean()
 """
 REFUSED = "own file refused"

@@ -157,7 +157,7 @@ def kept(catalogue: CatalogueResult) -> Experiment | None:
     found = parse(words)
     check(found, catalogue)
     keep(words)
-    return found.prefix(0)
+    return found
 
 
 def title(experiment: Experiment) -> str:

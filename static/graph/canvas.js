@@ -132,8 +132,9 @@ export class CanvasPainter {
   }
 
   box(pen, item, theme) {
-    const { status } = this.context.status.get(item);
+    const { status, covered } = this.context.status.get(item);
     if (status === "absent") return;
+    pen.globalAlpha = covered ? 0.06 : status === "removed" && this.context.side === "after" ? 0.35 : 1;
     rounded(pen, item, 7);
     pen.fillStyle = theme.box;
     pen.fill();
@@ -148,6 +149,7 @@ export class CanvasPainter {
       this.toggle(pen, item, theme);
       this.text(pen, clip(item.label, item.width - 40, 13), item.left + 30, item.top + 19, `600 13px ${theme.font}`, theme.ink, "left");
     }
+    pen.globalAlpha = 1;
   }
 
   toggle(pen, item, theme) {
@@ -211,8 +213,8 @@ export class CanvasPainter {
       return;
     }
     const middle = item.left + item.width / 2;
-    const shape = model.shape[item.index] ? `${model.dtype[item.index]} ${model.shape[item.index]}` : "";
-    this.text(pen, clip(item.label, item.width - 14, 12.5), middle, item.top + (shape ? 17 : 18), `600 12.5px ${theme.font}`, ink, "center");
+    const shape = model.typeText(item.index);
+    this.text(pen, clip(model.label[item.index], item.width - 14, 12.5), middle, item.top + (shape ? 17 : 18), `600 12.5px ${theme.font}`, ink, "center");
     if (shape) this.text(pen, clip(shape, item.width - 8, 10.5), middle, item.top + 31, `10.5px ${theme.font}`, ink, "center");
     if (item.tags.length) this.text(pen, clip(tagText(item, model, this.context.at), item.width - 8, 10), middle, item.top + item.height - 6, `10px ${theme.font}`, theme.soft, "center");
     if (GLYPHS[mark]) this.text(pen, GLYPHS[mark], item.left + item.width - 8, item.top + 5, `700 14px ${theme.font}`, theme.tones[mark], "center");

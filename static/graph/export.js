@@ -42,7 +42,8 @@ const quoted = (text) => `"${String(text).replaceAll("\\", "\\\\").replaceAll('"
 
 /** What is visible as Graphviz DOT: open groups are clusters, stubs are dashed edges. */
 export function toDot(pane) {
-  const { tree, model } = pane.session;
+  const { tree } = pane.session;
+  const { model } = pane.context;
   const present = (item) => pane.context.status.get(item).status !== "absent";
   const lines = ["digraph fxscope {", '  node [shape=box, fontname="Helvetica"];', "  compound=true;"];
   let clusters = 0;
@@ -53,8 +54,8 @@ export function toDot(pane) {
         write(item, `${indent}  `);
         lines.push(`${indent}}`);
       } else {
-        const shape = item.group ? `${item.count} ops` : `${model.dtype[item.index]} ${model.shape[item.index]}`;
-        lines.push(`${indent}${quoted(item.id)} [label=${quoted(`${item.label}\n${shape}`)}${item.group ? ", style=filled" : ""}];`);
+        const [label, shape] = item.group ? [item.label, `${item.count} ops`] : [model.label[item.index], model.typeText(item.index)];
+        lines.push(`${indent}${quoted(item.id)} [label=${quoted(`${label}\n${shape}`)}${item.group ? ", style=filled" : ""}];`);
       }
     }
   };

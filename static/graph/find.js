@@ -8,7 +8,8 @@ const ENOUGH = 10000;
  *
  * Returns { chains: [[index, …], …], problem }: a chain has one node for plain queries. `problem` says in words what is wrong.
  */
-export function find(model, at, query) {
+export function find(known, at, query) {
+  const model = known.seen(at);
   const text = query.trim();
   if (!text) return { chains: [], problem: "" };
   const parts = text.split(/\s*->\s*/);

@@ -18,9 +18,10 @@ function measure(item, model) {
     item.height = 46;
     return;
   }
-  const shape = model.shape[item.index] ? `${model.dtype[item.index]} ${model.shape[item.index]}` : "";
+  const lines = model.lines(item.index);
+  const [label, shape] = [0, 1].map((line) => lines.map((texts) => texts[line]).reduce((a, b) => (b.length > a.length ? b : a)));
   const tags = item.tagRow.length ? textWidth(namesOf(item.tagRow, model), 10) + 12 : 0;
-  item.width = Math.min(220, Math.max(84, textWidth(item.label, 12.5) + 26, textWidth(shape, 10.5) + 26, tags));
+  item.width = Math.min(220, Math.max(84, textWidth(label, 12.5) + 26, textWidth(shape, 10.5) + 26, tags));
   item.height = (shape ? 40 : 28) + (tags ? 15 : 0);
 }
 

@@ -2,6 +2,8 @@
 // Written by pages/ui/graph_view/drawing.py; read here, in the worker and in exported files.
 
 export const KINDS = ["op", "matmul", "view", "parameter", "input", "constant"];
+const TEXTS = ["label", "target", "shape", "dtype"];
+const NUMBERS = ["bytes", "moved", "flops", "intensity"];
 export const STATUSES = ["absent", "kept", "added", "removed", "changed", "fused"];
 
 /** Columns of the union graph. A node lives in the graphs `first[i]`…`last[i]`; so does an edge. */
@@ -12,13 +14,19 @@ export class Model {
     this.steps = data.steps;
     this.phases = data.phases;
     this.count = nodes.name.length;
-    for (const column of ["name", "label", "target", "shape", "dtype", "module", "role", "source"]) this[column] = text(nodes[column]);
+    for (const column of ["name", "module", "role", "source", ...TEXTS]) this[column] = text(nodes[column]);
     this.phase = nodes.phase;
     this.kind = nodes.kind;
     this.first = nodes.first;
     this.last = nodes.last;
     this.origins = nodes.origins;
     this.values = data.values;
+    const { earlier } = data;
+    this.earlier = { ...earlier, ...Object.fromEntries(TEXTS.map((column) => [column, text(earlier[column])])) };
+    this.rowsOf = new Map();
+    earlier.index.forEach((index, row) => this.rowsOf.set(index, [...(this.rowsOf.get(index) || []), row]));
+    this.peaks = data.peaks;
+    this.views = new Map();
     this.places = new Set(data.places);
     this.outputs = data.outputs.map((indexes) => new Set(indexes));
     this.changed = data.changed.map((indexes) => new Set(indexes));
@@ -37,6 +45,41 @@ export class Model {
       else this.byName.set(this.name[index], [index]);
     }
     refuseCycles(this);
+  }
+
+  /** The same model with every node as it is in graph number `at`; columns say otherwise what it is in the last graph that has it. */
+  seen(at) {
+    if (!this.views.has(at)) this.views.set(at, this.seenIn(at));
+    return this.views.get(at);
+  }
+
+  seenIn(at) {
+    const view = Object.create(this);
+    const { earlier } = this;
+    const rows = [];
+    for (let row = earlier.index.length - 1; row >= 0; row--) if (at <= earlier.until[row] && this.alive(earlier.index[row], at)) rows.push(row);
+    const column = (name, old) => {
+      const found = old.slice();
+      for (const row of rows) found[earlier.index[row]] = earlier[name][row]; // the oldest that still holds comes last
+      return found;
+    };
+    view.values = { ...this.values, peak: this.values.peak.slice() };
+    for (let i = 0; i < this.peaks[at].length; i += 2) view.values.peak[this.peaks[at][i]] = this.peaks[at][i + 1];
+    if (!rows.length) return view;
+    for (const name of [...TEXTS, "kind"]) view[name] = column(name, this[name]);
+    for (const name of NUMBERS) view.values[name] = column(name, this.values[name]);
+    return view;
+  }
+
+  /** `f32 4×64`; empty where a node's output is no tensor. */
+  typeText(index) {
+    return typeOf(this, index);
+  }
+
+  /** The two lines of a node's box, in every graph that has other ones. */
+  lines(index) {
+    const older = (this.rowsOf.get(index) || []).map((row) => [this.earlier.label[row], typeOf(this.earlier, row)]);
+    return [[this.label[index], typeOf(this, index)], ...older];
   }
 
   /** A name that stays the same when the pipeline grows; told apart where a name came back. */
@@ -82,6 +125,8 @@ export class Model {
     return edges.filter((edge) => edge.first <= at && at <= edge.last).map((edge) => (side === "inputs" ? edge.from : edge.to));
   }
 }
+
+const typeOf = (columns, at) => (columns.shape[at] ? `${columns.dtype[at]} ${columns.shape[at]}` : "");
 
 function edgesOf(flat, first, last) {
   const edges = [];

@@ -46,11 +46,13 @@ export class Outline {
   }
 
   line(item) {
-    const { model, step } = this.session;
+    const { step } = this.session;
+    const model = this.session.model.seen(step);
     const inputs = model.around(item.index, step, "inputs").map((index) => model.name[index]);
-    const shape = model.shape[item.index] ? `, ${model.dtype[item.index]} ${model.shape[item.index]}` : "";
+    const type = model.typeText(item.index);
+    const shape = type && `, ${type}`;
     const status = model.status(item.index, step, "after");
-    return `${model.name[item.index]}: ${item.label}${shape}${inputs.length ? `, reads ${inputs.join(", ")}` : ""}${status === "kept" ? "" : ` (${status})`}`;
+    return `${model.name[item.index]}: ${model.label[item.index]}${shape}${inputs.length ? `, reads ${inputs.join(", ")}` : ""}${status === "kept" ? "" : ` (${status})`}`;
   }
 
   expand(row, open) {

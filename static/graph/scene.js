@@ -132,7 +132,11 @@ function cover(box, found) {
     else if (known.status !== "absent") here.push(child);
   }
   const touch = (a, b) => a.left < b.left + b.width && b.left < a.left + a.width && a.top < b.top + b.height && b.top < a.top + a.height;
-  for (const child of gone) if (!child.group && here.some((other) => touch(child, other))) found.get(child).covered = true;
+  const hide = (item) => {
+    found.get(item).covered = true;
+    if (item.group && item.open) item.children.forEach(hide);
+  };
+  for (const child of gone) if (here.some((other) => touch(child, other))) hide(child);
 }
 
 /** Groups with something marked inside: those that deserve to be open at first. */

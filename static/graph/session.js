@@ -125,8 +125,9 @@ export class Session {
 
   /** Everything a painter needs to know besides the scene. */
   context(side) {
-    const { model, tree, scene } = this;
+    const { tree, scene } = this;
     const at = this.graphOf(side);
+    const model = this.model.seen(at);
     const live = new Map();
     const most = this.wide ? Math.max(1, ...scene.edges.map((edge) => edgeBytes(model, edge.edges))) : 0;
     const width = (numbers) => (this.wide ? 0.8 + 9 * Math.sqrt(edgeBytes(model, numbers) / most) : Math.min(4, 1.1 + Math.log2(numbers.length) * 0.45));

@@ -121,11 +121,11 @@ export class SvgPainter {
     const { model } = context;
     const { width, height } = item;
     const round = model.kind[item.index] >= 3 ? Math.min(height, 40) / 2 : 5;
-    const shape = model.shape[item.index] ? `${model.dtype[item.index]} ${model.shape[item.index]}` : "";
+    const shape = model.typeText(item.index);
     draw(holder, "rect", { class: "box", width, height, rx: round });
     draw(holder, "rect", { class: "hatch", width, height, rx: round, fill: `url(#${this.prefix}stripes)` });
     draw(holder, "rect", { class: "inner", x: 3, y: 3, width: width - 6, height: height - 6, rx: Math.max(1, round - 3) });
-    draw(holder, "text", { class: "label", x: width / 2, y: shape ? 17 : 18 }, clip(item.label, width - 14, 12.5));
+    draw(holder, "text", { class: "label", x: width / 2, y: shape ? 17 : 18 }, clip(model.label[item.index], width - 14, 12.5));
     if (shape) draw(holder, "text", { class: "shape", x: width / 2, y: 31 }, clip(shape, width - 8, 10.5));
     if (item.tags.length) draw(holder, "text", { class: "tags", x: width / 2, y: height - 6 }, clip(tagText(item, model, context.at), width - 8, 10));
     if (context.outputs.has(item.index)) draw(holder, "path", { class: "out", d: `M${width / 2 - 5},${height + 2}h10l-5,6z` });
@@ -187,8 +187,9 @@ function contentKey(item, context) {
   const stubs = stubMarks(item, context).map(({ end, text }) => end + text);
   const status = JSON.stringify(context.status.get(item));
   const output = !item.group && context.outputs.has(item.index);
-  const tags = item.group ? "" : tagText(item, context.model, context.at);
-  return `${tags}|${item.width}|${item.height}|${item.open || ""}|${item.label}|${status}|${stubs}|${output}`;
+  const { model } = context;
+  const words = item.group ? item.label : `${tagText(item, model, context.at)}|${model.target[item.index]}|${model.label[item.index]}|${model.typeText(item.index)}|${model.kind[item.index]}`;
+  return `${words}|${item.width}|${item.height}|${item.open || ""}|${status}|${stubs}|${output}`;
 }
 
 function classes(item, context) {

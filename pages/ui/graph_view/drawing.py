@@ -1,7 +1,7 @@
 """What is drawn: the union of the graphs of all steps as columns of plain JSON, read by static/graph/model.js.
 
 A node of the union lives in the graphs `first`…`last`; so does an edge. One layout of the union serves every step, which is why a node that
-a step leaves alone does not move.
+a step leaves alone does not move. Columns say what a node is in the last graph that has it; where it was something else in earlier ones, `earlier` does.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -24,11 +24,23 @@ SHORT_DTYPES = {"float32": "f32", "float64": "f64", "float16": "f16", "bfloat16"
 
 
 class UnionNode:
-    """A node of the union, as it stands in the last graph that has it."""
+    """A node of the union: `node` as it stands in the last graph that has it, `earlier` as it looked up to which graph before."""
 
     def __init__(self, node: NodeRecord, first: int) -> None:
         self.node = node
+        self.earlier: list[tuple[int, NodeRecord]] = []
         self.first = self.last = first
+
+    def goes_on(self, node: NodeRecord, at: int) -> None:
+        """The next graph has it as well."""
+        if _look(node) != _look(self.node):
+            self.earlier.append((self.last, self.node))
+        self.node, self.last = node, at
+
+
+def _look(node: NodeRecord) -> tuple[object, ...]:
+    """What the picture shows of a node."""
+    return node.target, node.shape, node.dtype, node.op, node.role, node.bytes, node.cost, node.times
 
 
 def picture(
@@ -57,34 +69,56 @@ def picture(
     phases = [phase for phase in PHASES if any(phase == at for at, _ in placed)]
     columns = {
         "name": coded(node.name for node in records),
-        "label": coded(map(label, records)),
-        "target": coded(node.target for node in records),
-        "shape": coded(map(shape_text, records)),
-        "dtype": coded(SHORT_DTYPES.get(node.dtype, node.dtype) for node in records),
+        **_texts(records, coded),
         "module": coded(module for _, module in placed),
         "role": coded(node.role for node in records),
         "source": coded(f"{node.source.file}:{node.source.line} {node.source.text.strip()}" if node.source else "" for node in records),
         "phase": [phases.index(phase) for phase, _ in placed],
-        "kind": [KINDS.index(kind(node)) for node in records],
         "first": [one.first for one in nodes],
         "last": [one.last for one in nodes],
         "origins": _origins(records),
     }
+    values = _values(graphs, nodes, {"time": measured_ms or {}, "predicted": predicted_ms or {}})
+    values["peak"], peaks = _at_peaks(graphs, lookup, len(nodes))
     changed = [[], *([lookup[at + 1][name] for name in found.changed if name in lookup[at + 1]] for at, found in enumerate(diffs))]
     data: dict[str, Any] = {
         "steps": list(steps),
         "phases": phases,
         "nodes": columns,
         "edges": _edges(graphs, lookup),
-        "values": _values(graphs, nodes, lookup, {"time": measured_ms or {}, "predicted": predicted_ms or {}}),
+        "values": values,
         "outputs": [
             [lookup[at][name] for name in graph.outputs if by_name[at][name].op == "call_function"] for at, graph in enumerate(graphs)
         ],
         "changed": changed or [[]],
         "fused": [[], *(_fused(by_name[at], by_name[at + 1], found, lookup[at + 1]) for at, found in enumerate(diffs))],
         "places": [lookup[-1][name] for name in places if name in lookup[-1]],
+        "earlier": _earlier(nodes, coded),
+        "peaks": peaks,
     }
     return {**data, "strings": list(strings)}
+
+
+def _earlier(nodes: Sequence[UnionNode], coded: Callable[[Iterable[str]], list[int]]) -> dict[str, list[Any]]:
+    """Columns of what nodes were before a step changed them, each with the last graph in which they were."""
+    found = [(index, until, node) for index, one in enumerate(nodes) for until, node in one.earlier]
+    records = [node for _, _, node in found]
+    return {
+        "index": [index for index, _, _ in found],
+        "until": [until for _, until, _ in found],
+        **_texts(records, coded),
+        **_numbers(records),
+    }
+
+
+def _texts(records: Sequence[NodeRecord], coded: Callable[[Iterable[str]], list[int]]) -> dict[str, list[int]]:
+    return {
+        "label": coded(map(label, records)),
+        "target": coded(node.target for node in records),
+        "shape": coded(map(shape_text, records)),
+        "dtype": coded(SHORT_DTYPES.get(node.dtype, node.dtype) for node in records),
+        "kind": [KINDS.index(kind(node)) for node in records],
+    }
 
 
 def digest(data: Mapping[str, Any]) -> str:
@@ -114,7 +148,8 @@ def _union(graphs: Sequence[GraphSnapshot]) -> tuple[list[UnionNode], list[dict[
                 known = alive[node.name] = UnionNode(node, at)
                 after.setdefault(previous, []).insert(0, known)
                 after.setdefault(known, [])
-            known.node, known.last = node, at
+            else:
+                known.goes_on(node, at)
             here[node.name] = known
             previous = known
         by_graph.append(here)
@@ -174,28 +209,40 @@ def _fused(old: Mapping[str, NodeRecord], new: Mapping[str, NodeRecord], found: 
 def _values(
     graphs: Sequence[GraphSnapshot],
     nodes: Sequence[UnionNode],
-    lookup: Sequence[Mapping[str, int]],
     times: Mapping[str, Mapping[str, float]],
 ) -> dict[str, list[float | None]]:
     """Numbers to colour by; None where a node carries none."""
-    peak: list[float | None] = [None] * len(nodes)
-    for graph, found in zip(graphs, lookup, strict=True):
-        curve = memory_curve(graph.nodes, graph.outputs)
-        for life in lifetimes(graph.nodes, graph.outputs):
-            held = life.start <= curve.peak_position <= life.end
-            peak[found[life.name]] = life.bytes if held else 0
-    known = [one.node if one.node.op == "call_function" and one.node.cost.known else None for one in nodes]
-    values: dict[str, list[float | None]] = {
-        "bytes": [one.node.bytes for one in nodes],
-        "moved": [node.total.bytes_moved if node else None for node in known],
-        "flops": [node.total.flops if node else None for node in known],
-        "intensity": [node.cost.flops / node.cost.bytes_moved if node and node.cost.bytes_moved else None for node in known],
-        "peak": peak,
-    }
+    values = _numbers([one.node for one in nodes])
     for name, taken in times.items():
         if taken:
             values[name] = [taken.get(one.node.name) if one.last == len(graphs) - 1 else None for one in nodes]
     return values
+
+
+def _numbers(records: Sequence[NodeRecord]) -> dict[str, list[float | None]]:
+    known = [node if node.op == "call_function" and node.cost.known else None for node in records]
+    return {
+        "bytes": [node.bytes for node in records],
+        "moved": [node.total.bytes_moved if node else None for node in known],
+        "flops": [node.total.flops if node else None for node in known],
+        "intensity": [node.cost.flops / node.cost.bytes_moved if node and node.cost.bytes_moved else None for node in known],
+    }
+
+
+def _at_peaks(
+    graphs: Sequence[GraphSnapshot], lookup: Sequence[Mapping[str, int]], count: int
+) -> tuple[list[float | None], list[list[float]]]:
+    """Bytes that a node's tensor holds at the peak of the last graph that has it, and for every graph index and bytes of those that hold others there."""
+    held: list[dict[int, float]] = []
+    for graph, found in zip(graphs, lookup, strict=True):
+        at = memory_curve(graph.nodes, graph.outputs).peak_position
+        lives = lifetimes(graph.nodes, graph.outputs)
+        held.append({found[life.name]: life.bytes if life.start <= at <= life.end else 0 for life in lives})
+    last: dict[int, float] = {}
+    for here in held:
+        last |= here
+    others = [[number for index, size in here.items() if size != last[index] for number in (index, size)] for here in held]
+    return [last.get(index) for index in range(count)], others
 
 
 def _first_places(
