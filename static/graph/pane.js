@@ -64,7 +64,7 @@ export class Pane {
     this.session.move({ scale, x, y: Math.max(8, (height - scene.height * scale) / 2) });
   }
 
-  /** Everything if it can be read; else the changes of the first phase that has any, or the top. */
+  /** Everything if it can be read; else the changes of the first phase that has any, from the uppermost on, or the top. */
   firstLook() {
     this.fit(READABLE);
     const { scene, tree, at } = this.session;
@@ -72,7 +72,11 @@ export class Pane {
     if (scene.height * at.scale <= height && scene.width * at.scale <= width) return;
     const marked = scene.items.filter((item) => this.isMarked(item));
     const phase = (item) => (item.parent === tree.root ? item : phase(item.parent));
-    if (marked.length) this.frameOn(marked.filter((item) => phase(item) === phase(marked[0])));
+    if (!marked.length) return;
+    const lane = tree.root.phased ? marked.filter((item) => phase(item) === phase(marked[0])) : marked;
+    const first = lane.reduce((a, b) => (b.top < a.top ? b : a));
+    const [wide, high] = [width / READABLE, height / READABLE];
+    this.frameOn(lane.filter((item) => item.top < first.top + high && item.left < first.left + wide && item.left + item.width > first.left - wide));
   }
 
   /** Keeps in place what was in the middle of the screen before, unless what is marked now would be out of sight. */
