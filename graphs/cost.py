@@ -214,7 +214,9 @@ def _of_region(node: fx.Node, region: Region) -> Cost:
 
 
 def _read_by_body(given: fx.Node) -> int:
-    """Bytes of an operand, or only the rows that are chosen where nothing but a gather reads it."""
+    """Bytes of an operand, or only the rows that are chosen where nothing but a gather reads it; none where only its shape is asked for."""
+    if given.users and all(_takes_shape_of(user, given) for user in given.users):
+        return 0
     gathers = [user for user in given.users if getattr(user.target, "overloadpacket", None) in GATHERS and user.all_input_nodes[0] is given]
     whole = _stored_bytes(given.meta.get("val"))
     if given.users and len(gathers) == len(given.users):
@@ -298,6 +300,11 @@ SHAPES_OF = (
     aten.fill, aten.fill_, aten.zero, aten.zero_, aten.uniform, aten.uniform_, aten.exponential, aten.exponential_,
 )  # fmt: skip
 NAMED_ONLY = dict.fromkeys(SHAPES_OF, 0) | {aten.nll_loss_backward: 1, aten.nll_loss2d_backward: 1}
+
+
+def _takes_shape_of(node: fx.Node, given: fx.Node) -> bool:
+    place = NAMED_ONLY.get(getattr(node.target, "overloadpacket", None))
+    return place is not None and [at for at, read in enumerate(node.all_input_nodes) if read is given] == [place]
 
 
 def _stored_bytes(value: Any) -> int:

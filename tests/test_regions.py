@@ -57,6 +57,16 @@ def test_a_kernel_that_reads_nothing_has_shapes_too() -> None:
     assert node.target().tolist() == [-1, 1, 3, 5, 7, 9]
 
 
+def test_a_region_reads_nothing_of_what_it_takes_the_shape_of() -> None:
+    program = program_of(Function(lambda x: torch.full_like(x, 2.0).sin()), torch.randn(8, 16))
+    node = collapse(named(program.gm, "full_like", "full", "sin"), lambda body: Region("filled", body))
+    cost = snapshot(program).by_name()[node.name].cost
+    assert (cost.bytes_read, cost.bytes_written) == (0, 8 * 16 * 4)
+    both = program_of(Function(lambda x: torch.full_like(x, 2.0) * x), torch.randn(8, 16))
+    node = collapse(named(both.gm, "full_like", "full", "mul"), lambda body: Region("filled", body))
+    assert snapshot(both).by_name()[node.name].cost.bytes_read == 8 * 16 * 4
+
+
 def test_a_path_through_the_outside_is_seen() -> None:
     program = program_of(Function(lambda x: x.sin().exp().cos() + x.sin()), torch.randn(3))
     assert has_outside_path(named(program.gm, "sin", "cos"))
