@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser import Server, server
+from tests.browser import Server, server, settled
 from tests.hands import SLOW_MS, WAYS, Hands
 
 
@@ -70,6 +70,7 @@ def test_a_lesson_speaks_of_the_readers_model_and_is_saved(app: Server, hands: H
     hands.choose("Model", "attention")
     expect(hands.page).to_have_url(re.compile(r"on=model.*attention"), timeout=SLOW_MS)
     hands.sees(re.compile(r"This small network has \d+ operators"))
+    settled(hands.page)  # a key pressed while the page is drawn anew is lost
     hands.press("Web page")
     with hands.page.expect_download(timeout=60_000) as download:
         hands.press("Save ")
