@@ -26,6 +26,7 @@ from graphs.record import GraphSnapshot
 from graphs.snapshot import snapshot
 from graphs.sources.hugging_face import config_source
 from graphs.sources.zoo import zoo_source
+from jobs.calibrating import FUSED, MADE_BY
 from jobs.calibrating import MODELS as BY_DEVICE
 from optimizers.pipeline import apply
 from profiler.allocator import freed_memory_kept
@@ -64,7 +65,12 @@ def model_cases(wanted: Sequence[str] = tuple(MODELS)) -> list[Case]:
     programs = {
         (name, mode): capture(zoo_source(*MODELS[name]), mode, "cpu").program for name in wanted for mode in ("inference", "training")
     }
-    return measured(programs | kernel_programs())
+    fused = {(name, f"training, {step}"): after(programs[name, "training"], step) for name, step in FUSED if name in wanted}
+    return measured(programs | fused | kernel_programs())
+
+
+def after(program: Program, step: str) -> Program:
+    return apply(program, snapshot(program), step, {}).program
 
 
 def pipeline_cases(model: str) -> list[Case]:
@@ -107,12 +113,12 @@ def measured(programs: Mapping[tuple[str, str], Program], nodes: bool = True) ->
             for index in np.random.default_rng(seed).permutation(len(order)):
                 whole[order[index]].append(_seconds(runs[order[index]]))
         apart = {key: _node_seconds(program, inputs[key]) if nodes else {} for key, program in programs.items()}
-    return [Case(*key, snapshot(program), typical(whole[key]), apart[key], _kinds(key[0])) for key, program in programs.items()]
+    return [Case(*key, snapshot(program), typical(whole[key]), apart[key], _kinds(*key)) for key, program in programs.items()]
 
 
-def _kinds(model: str) -> tuple[str, ...]:
-    """Small modules are made for their compiled kernels alone; all else of them is in the models too."""
-    return (KERNEL, KERNEL_FUNCTIONS) if model == KERNELS else ()
+def _kinds(model: str, variant: str) -> tuple[str, ...]:
+    """Small modules are made for their compiled kernels alone, graphs after a step for what it makes; all else of them is in the models too."""
+    return (KERNEL, KERNEL_FUNCTIONS) if model == KERNELS else MADE_BY.get(variant.rpartition(", ")[2], ())
 
 
 def typical(times: Sequence[float]) -> float:

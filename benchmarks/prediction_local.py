@@ -51,7 +51,7 @@ def left_out(
     nodes: list[float] = []
     for name in dict.fromkeys(case.model for case in cases):
         model = fitted([*always, *(case for case in cases if case.model != name)], device, parameters, make)
-        mine = [case for case in cases if case.model == name]
+        mine = [case for case in cases if case.model == name and not case.kinds]
         whole |= model_errors(mine, device, model)
         nodes += node_errors(mine, device, model)
     return whole, nodes

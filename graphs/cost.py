@@ -299,7 +299,7 @@ SHAPES_OF = (
     aten.zeros_like, aten.ones_like, aten.full_like, aten.rand_like, aten.randn_like, aten.randint_like, aten.new_zeros, aten.new_ones, aten.new_full,
     aten.fill, aten.fill_, aten.zero, aten.zero_, aten.uniform, aten.uniform_, aten.exponential, aten.exponential_,
 )  # fmt: skip
-NAMED_ONLY = dict.fromkeys(SHAPES_OF, 0) | {aten.nll_loss_backward: 1, aten.nll_loss2d_backward: 1}
+NAMED_ONLY: dict[Any, int] = dict.fromkeys(SHAPES_OF, 0) | {aten.nll_loss_backward: 1, aten.nll_loss2d_backward: 1}
 
 
 def _takes_shape_of(node: fx.Node, given: fx.Node) -> bool:

@@ -11,12 +11,13 @@ import torch
 
 from graphs import collector
 from graphs.capture import capture
-from graphs.errors import TooLargeError
+from graphs.errors import RewriteError, TooLargeError
 from graphs.program import Program
 from graphs.record import GraphSnapshot
 from graphs.snapshot import snapshot
 from graphs.sources.zoo import zoo_source
 from jobs.record import Calibrate, CeilingsResult, Progress
+from optimizers.pipeline import apply
 from profiler.allocator import freed_memory_kept
 from profiler.calibrations import calibration_for
 from profiler.ceilings import better, local_sheet, measure_ceilings
@@ -27,7 +28,7 @@ from profiler.node_turns import timed_in_turns
 from profiler.per_node import profile_nodes
 from profiler.prediction.here import Case, checked
 from profiler.prediction.parameters import GPU_HERE, cpu_model, cpu_starts, gpu_here_model
-from profiler.prediction_record import Calibration, Sheet
+from profiler.prediction_record import ATTENTION, KERNEL, KERNEL_FUNCTIONS, Calibration, Sheet
 
 MODES = ("inference", "training")
 NODES_S = {"cpu": 0.25, "cuda": 1.0}  # of each graph and pass, for the runs in which its nodes are timed
@@ -67,16 +68,21 @@ MODELS: Mapping[str, Mapping[str, tuple[str, dict[str, str]]]] = {
         "small gpt2": ("gpt2", {"batch": "1", "seq": "128"}),
     },
 }
+# Attention in one operator and compiled loops stand in no graph as captured: some of these models in training after a step, measured for the nodes that it makes.
+FUSED = (("attention", "fuse-attention"), ("gpt2", "fuse-attention"), ("vit", "fuse-attention"), ("attention", "fuse-loops"), ("small attention", "fuse-loops"),
+         ("moe", "fuse-loops"))  # fmt: skip
+MADE_BY = {"fuse-attention": (ATTENTION,), "fuse-loops": (KERNEL, KERNEL_FUNCTIONS)}
 
 
 class Model(NamedTuple):
-    """A model of the zoo in one mode, captured; families are left out together."""
+    """A model of the zoo in one mode, captured, perhaps after a step; families are left out together."""
 
     name: str
     family: str
     mode: str
     program: Program
     graph: GraphSnapshot
+    step: str = ""
 
 
 def calibrated(request: Calibrate, tell: Callable[[Progress], None]) -> CeilingsResult:
@@ -107,7 +113,9 @@ def fit(cases: list[Case], sheet: Sheet) -> Calibration:
         else checked(cases, sheet, cpu_starts(kept, sheet.launch_s), cpu_model, kept.operators)
     )
     model = msgspec.structs.replace(
-        found.model, name=f"fitted on {sheet.name}", origin=f"{found.model.origin} {len(cases)} graphs on {sheet.name}, {sheet.source}."
+        found.model,
+        name=f"fitted on {sheet.name}",
+        origin=f"{found.model.origin} {len(found.graphs)} graphs on {sheet.name}, {sheet.source}.",
     )
     return msgspec.structs.replace(found, model=model)
 
@@ -118,10 +126,19 @@ def _cases(device: str, tell: Callable[[Progress], None]) -> list[Case]:
     best: dict[int, Case] = {}
     for number in range(passes * len(graphs)):
         at = number % len(graphs)
-        tell(Progress(f"measuring {graphs[at].name}, {graphs[at].mode}", 0.25 + 0.65 * number / (passes * len(graphs))))
+        tell(
+            Progress(
+                f"measuring {', '.join(filter(None, (graphs[at].name, graphs[at].mode, graphs[at].step)))}",
+                0.25 + 0.65 * number / (passes * len(graphs)),
+            )
+        )
         try:
             case = measured(graphs[at])
-        except (TooLargeError, torch.OutOfMemoryError):  # what does not fit here is left out
+        except (
+            TooLargeError,
+            torch.OutOfMemoryError,
+            RewriteError,
+        ):  # what does not fit here is left out, and kernels where there is no compiler
             continue
         if at not in best or case.seconds < best[at].seconds:
             best[at] = case
@@ -134,14 +151,19 @@ def _captured(device: str, tell: Callable[[Progress], None]) -> Iterator[Model]:
         for mode in MODES:
             tell(Progress(f"capturing {name}, {mode}", 0.05 + 0.2 * number / len(models)))
             program = capture(zoo_source(family, options), mode, device).program
-            yield Model(name, family, mode, program, snapshot(program))
+            graph = snapshot(program)
+            yield Model(name, family, mode, program, graph)
+            for step in [step for fused, step in FUSED if fused == name and mode == "training"]:
+                after = apply(program, graph, step, {})
+                yield Model(name, family, mode, after.program, after.snapshot, step)
 
 
 def measured(model: Model) -> Case:
     """One graph, whole and node by node."""
     seconds, nodes = _by_kernels(model) if model.program.device == "cuda" else _by_the_clock(model)
     size = model.name.removesuffix(model.family).strip()
-    return Case(model.family, f"{size}, {model.mode}" if size else model.mode, model.graph, seconds, nodes)
+    variant = ", ".join(word for word in (size, model.mode, model.step) if word)
+    return Case(model.family, variant, model.graph, seconds, nodes, MADE_BY.get(model.step, ()))
 
 
 def _by_the_clock(model: Model) -> tuple[float, dict[str, float]]:

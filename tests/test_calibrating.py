@@ -8,7 +8,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from torch._inductor.exc import InvalidCxxCompiler
 
+import graphs.kernels
 import jobs.calibrating
 import jobs.recording
 from graphs.capture import capture
@@ -30,11 +32,14 @@ from profiler.ceilings import local_sheet
 from profiler.prediction.here import Case
 from profiler.prediction.parameters import CPU, cpu_model, cpu_starts
 from profiler.prediction.predict import predict
+from profiler.prediction.work import work_of
 from profiler.prediction_record import (
+    ATTENTION,
     CONVOLUTION,
     CONVOLUTION_BACKWARD,
     ELEMENTWISE,
     KERNEL,
+    KERNEL_FUNCTIONS,
     MATMUL,
     ROWS,
     Calibration,
@@ -118,6 +123,39 @@ def test_the_fit_finds_a_device_that_is_slower_at_some_work() -> None:
         assert predict(case.graph, device, found.model).seconds == pytest.approx(case.seconds, rel=0.08)
 
 
+def test_attention_in_one_operator_and_compiled_loops_are_measured_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No graph as captured has them; what is fitted for them follows what was measured there, and their graphs are not among those that are checked."""
+    monkeypatch.setattr(jobs.calibrating, "MODELS", {"cpu": {"attention": SMALL["attention"], "mlp": SMALL["mlp"]}})
+    models = {model.step: model for model in jobs.calibrating._captured("cpu", lambda _: None) if model.mode == "training"}
+    assert models.keys() == {"", "fuse-attention", "fuse-loops"}
+    cases = [jobs.calibrating.measured(models[step]) for step in models]
+    for case, kinds in zip(cases, ((), (ATTENTION,), (KERNEL, KERNEL_FUNCTIONS)), strict=True):
+        assert case.kinds == kinds
+        assert set(kinds) <= {work.kind for node in case.graph.nodes if (work := work_of(node))}
+    device = local_sheet(HERE)
+
+    def told(times: float) -> float:
+        """Predicted attention where it was measured to take so many times as long."""
+        fused = cases[1]
+        seen = [cases[0], msgspec.structs.replace(fused, nodes={name: times * taken for name, taken in fused.nodes.items()})]
+        found = fit([*seen, cases[2]], device)
+        assert [graph.name for graph in found.graphs] == [cases[0].name]
+        return sum(node.seconds for node in predict(fused.graph, device, found.model).nodes if node.kind == ATTENTION)
+
+    assert told(3.0) > 1.8 * told(1.0)
+
+
+def test_without_a_compiler_the_rest_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr(graphs.kernels, "compiled", missing)
+    monkeypatch.setattr(graphs.kernels, "_calls", {})
+    monkeypatch.setattr(jobs.calibrating, "MODELS", {"cpu": {"attention": SMALL["attention"]}})
+    cases = jobs.calibrating._cases("cpu", lambda _: None)
+    assert [case.kinds for case in cases] == [(), (), (ATTENTION,)]
+
+
 def test_a_model_that_was_left_out_is_not_in_its_own_prediction() -> None:
     """One model of which another device would have to be ten times as slow: with it the fit bends, without it cannot know."""
     cases = cases_on(calibration("cpu"))
@@ -177,8 +215,9 @@ def test_of_several_passes_the_one_at_the_best_pace_is_kept_whole(monkeypatch: p
     done = Counter[str]()
 
     def measured(model: Model) -> Case:
-        done[f"{model.name} {model.mode}"] += 1
-        turn = done[f"{model.name} {model.mode}"]
+        name = f"{model.name} {model.mode} {model.step}"
+        done[name] += 1
+        turn = done[name]
         seconds = {1: 3.0, 2: 1.0, 3: 2.0}[turn]
         return Case(model.name, model.mode, model.graph, seconds, {"node": 10 * seconds})
 

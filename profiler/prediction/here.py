@@ -61,14 +61,14 @@ def fitted(
 def checked(
     cases: Sequence[Case], device: Sheet, parameters: Mapping[str, Parameter], make: Build, known: Mapping[str, float]
 ) -> Calibration:
-    """The model fitted on all cases, and each whole graph as a model predicts it that was fitted without a third of the models, its own among them."""
+    """The model fitted on all cases, and each graph that was measured whole as a model predicts it that was fitted without a third of the models, its own among them."""
     models = list(dict.fromkeys(case.model for case in cases))
     found: dict[str, float] = {}
     for fold in range(min(FOLDS, len(models))):
         out = set(models[fold::FOLDS])
         model = fitted([case for case in cases if case.model not in out], device, parameters, make, known)
-        found |= {case.name: seconds_of(counted(case.graph), device, model) for case in cases if case.model in out}
-    graphs = tuple(Checked(case.name, case.seconds, found[case.name]) for case in cases)
+        found |= {case.name: seconds_of(counted(case.graph), device, model) for case in cases if case.model in out and not case.kinds}
+    graphs = tuple(Checked(case.name, case.seconds, found[case.name]) for case in cases if not case.kinds)
     return Calibration(fitted(cases, device, parameters, make, known), graphs)
 
 
