@@ -36,20 +36,20 @@ def net(init: str = "pass", forward: str = "pass", repr: str = "pass") -> str:
 
 SABOTAGE = [
     # Memory
-    ("memory, real", "held = []\nwhile True:\n    held.append(bytearray(b'x' * (1 << 24)))", r"more than 0.5 GiB|memory ran out", SUPERVISOR),
-    ("memory, all at once", "held = torch.ones(1 << 28)", r"more than 0.5 GiB|memory ran out", SUPERVISOR),
+    ("memory, real", "held = []\nwhile True:\n    held.append(bytearray(b'x' * (1 << 24)))", r"more than 0.9 GiB|memory ran out", SUPERVISOR),
+    ("memory, all at once", "held = torch.ones(1 << 28)", r"more than 0.9 GiB|memory ran out", SUPERVISOR),
     ("memory, virtual", "held = mmap.mmap(-1, 1 << 45)", "annot allocate memory", ADDRESSES),
     ("memory, virtual by torch", "held = torch.empty(1 << 44)", "can't allocate memory", ADDRESSES),
     (
         "memory, shared and not mapped",
         "for number in range(64):\n    open(f'/tmp/{number}', 'wb').write(bytes(1 << 24))",
-        "more than 0.5 GiB|No space left",
+        "more than 0.9 GiB|No space left",
         SUPERVISOR,
     ),
     (
         "memory of many processes",
         "for number in range(60):\n    if not os.fork():\n        held = bytearray(b'x' * (15 << 20))\n        time.sleep(30)\ntime.sleep(30)",
-        "more than 0.5 GiB",
+        "more than 0.9 GiB",
         SUPERVISOR,
     ),
     # Time
@@ -72,7 +72,7 @@ SABOTAGE = [
     ("kills everybody", "if not os.fork(): time.sleep(60)\nos.kill(-1, signal.SIGKILL)\nos.kill(0, signal.SIGKILL)", "SIGKILL", KERNEL),
     ("interrupts the first process", "os.kill(1, signal.SIGINT)\ntime.sleep(0.2)\nraise ValueError('still here')", "still here|not permitted", KERNEL),
     # Numbers
-    ("fork bomb", "while True:\n    try:\n        os.fork()\n    except OSError:\n        pass", "more than 0.5 GiB|longer than", SUPERVISOR),
+    ("fork bomb", "while True:\n    try:\n        os.fork()\n    except OSError:\n        pass", "more than 0.9 GiB|longer than", SUPERVISOR),
     ("thread bomb", "while True:\n    threading.Thread(target=time.sleep, args=(60,)).start()", "can't start new thread", "the limit of processes"),
     (
         "signal storm",
@@ -87,7 +87,7 @@ SABOTAGE = [
      "nested|RecursionError|deep", "Python's own limit"),
     ("gigantic graph", net(forward="while True: x = x + 1"), "longer than 1.5 s|memory", WALL),
     ("locks of the kernel", "import fcntl\nfile = open('/tmp/locked', 'w')\nfor n in itertools.count(): fcntl.lockf(file, fcntl.LOCK_EX, 1, 2 * n)",
-     "longer than|more than 0.5 GiB|SIGKILL|memory", SUPERVISOR),
+     "longer than|more than 0.9 GiB|SIGKILL|memory", SUPERVISOR),
     (
         "memory of sockets",
         "import socket\nheld = []\nfor number in range(250):\n    pair = socket.socketpair(); held.append(pair); [one.setblocking(False) for one in pair]\n"
