@@ -126,19 +126,11 @@ def _cases(device: str, tell: Callable[[Progress], None]) -> list[Case]:
     best: dict[int, Case] = {}
     for number in range(passes * len(graphs)):
         at = number % len(graphs)
-        tell(
-            Progress(
-                f"measuring {', '.join(filter(None, (graphs[at].name, graphs[at].mode, graphs[at].step)))}",
-                0.25 + 0.65 * number / (passes * len(graphs)),
-            )
-        )
+        words = filter(None, (graphs[at].name, graphs[at].mode, graphs[at].step))
+        tell(Progress(f"measuring {', '.join(words)}", 0.25 + 0.65 * number / (passes * len(graphs))))
         try:
             case = measured(graphs[at])
-        except (
-            TooLargeError,
-            torch.OutOfMemoryError,
-            RewriteError,
-        ):  # what does not fit here is left out, and kernels where there is no compiler
+        except (TooLargeError, torch.OutOfMemoryError, RewriteError):  # what does not fit is left out, and kernels without a compiler
             continue
         if at not in best or case.seconds < best[at].seconds:
             best[at] = case

@@ -17,6 +17,7 @@ from pages.ui.graph_view import graph_view
 
 PANE = "compared graphs"
 STEPS = "compare with steps"
+CAPTURED, AFTER = "as captured", "after its steps"
 
 
 def main() -> None:
@@ -37,10 +38,8 @@ def with_or_without_steps(experiment: Experiment) -> Experiment:
     """What of the experiment is compared: the graph after its steps, or the one that was captured."""
     if not experiment.pipeline:
         return experiment
-    count = len(experiment.pipeline)
-    after = f"after its {count} steps" if count > 1 else "after its step"
-    wanted = st.segmented_control("The chosen graph", ["as captured", after], default=after, key=STEPS, required=True)
-    return experiment if wanted == after else experiment.prefix(0)
+    wanted = st.segmented_control("The chosen graph", [CAPTURED, AFTER], default=AFTER, key=STEPS, required=True)
+    return experiment if wanted == AFTER else experiment.prefix(0)
 
 
 def graph_of(experiment: Experiment, slot: str) -> GraphSnapshot:
