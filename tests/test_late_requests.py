@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser, expect
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from pages.ui import web_late
+from tests import browser as driver
 
 Receive = Callable[[], Coroutine[None, None, dict[str, Any]]]
 Send = Callable[[Mapping[str, object]], Coroutine[None, None, None]]
@@ -37,6 +41,25 @@ def address(words: str) -> bytes:
     return said.SerializeToString()
 
 
+def runs(page: str) -> bytes:
+    said = ForwardMsg()
+    said.new_session.page_script_hash = page
+    return said.SerializeToString()
+
+
+def finished() -> bytes:
+    said = ForwardMsg()
+    said.script_finished = ForwardMsg.FINISHED_SUCCESSFULLY
+    return said.SerializeToString()
+
+
+def ran(request: bytes, answer: Sequence[bytes]) -> list[bytes]:
+    """All that Streamlit says when it runs a page, which says this."""
+    page = BackMsg.FromString(request).rerun_script.page_script_hash if request != OTHER else ""
+    begun = any(one.HasField("new_session") for one in map(ForwardMsg.FromString, answer))
+    return [*answer, *([] if begun else [runs(page)]), finished()]
+
+
 def arrived(talk: Sequence[tuple[bytes, Sequence[bytes]]], heard: list[bytes] | None = None) -> list[bytes]:
     """What Streamlit gets of a talk: each request, and what the server says when it has it.
 
@@ -60,7 +83,7 @@ def arrived(talk: Sequence[tuple[bytes, Sequence[bytes]]], heard: list[bytes] | 
     async def app(_scope: object, receive: Receive, send: Send) -> None:
         while (message := await receive())["type"] != "websocket.disconnect":
             found.append(message["bytes"])
-            for one in said[-1]:
+            for one in ran(message["bytes"], said[-1]):
                 await send({"type": "websocket.send", "bytes": one})
 
     async def talked() -> None:
@@ -137,12 +160,6 @@ def test_a_page_that_was_left_some_time_ago_is_run(monkeypatch: pytest.MonkeyPat
     assert arrived(talk) == [request for request, _ in talk]
 
 
-def runs(page: str) -> bytes:
-    said = ForwardMsg()
-    said.new_session.page_script_hash = page
-    return said.SerializeToString()
-
-
 def test_words_that_a_page_sets_while_it_is_left_do_not_stand_in_the_next_one_s_address() -> None:
     early, late = address("a=2"), address("a=3")
     talk = [
@@ -153,4 +170,102 @@ def test_words_that_a_page_sets_while_it_is_left_do_not_stand_in_the_next_one_s_
     ]
     heard: list[bytes] = []
     assert arrived(talk, heard) == [talk[0][0], talk[1][0], talk[3][0], talk[3][0]]
-    assert heard == [runs("one"), early, runs("two"), address("b=1"), runs("two"), address("b=2")]
+    assert [one for one in heard if one != finished()] == [
+        runs("one"),
+        early,
+        runs("two"),
+        address("b=1"),
+        runs("two"),
+        address("b=2"),
+        runs("two"),
+    ]
+
+
+class Clicks:
+    """Streamlit as it is while a click's call is at work: it takes what else comes, and says nothing."""
+
+    def __init__(self, *requests: bytes) -> None:
+        self.coming, self.found = list(requests), list[bytes]()
+        self.told, self.told_before_the_second = 0, 0
+
+    async def receive(self) -> dict[str, Any]:
+        return {"type": "websocket.receive", "bytes": self.coming.pop(0)} if self.coming else {"type": "websocket.disconnect"}
+
+    async def send(self, _message: Mapping[str, object]) -> None:
+        self.told += 1
+
+    async def app(self, _scope: object, receive: Receive, send: Send) -> None:
+        async def says(*messages: bytes) -> None:
+            for one in messages:
+                await asyncio.sleep(0.01)
+                await send({"type": "websocket.send", "bytes": one})
+
+        self.found.append((await receive())["bytes"])
+        at_work = asyncio.create_task(says(runs("one"), OTHER, address("a=2"), led("one")))
+        self.found.append((await receive())["bytes"])
+        self.told_before_the_second = self.told
+        await at_work
+
+    def talk(self) -> None:
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(asyncio.run, web_late.LateRequests(self.app)({"type": "websocket"}, self.receive, self.send)).result()  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("part", ["", "part"])
+def test_what_comes_while_a_click_is_at_work_waits_for_it_and_gets_its_words(part: str) -> None:
+    clicks = Clicks(rerun("one", words="a=1"), rerun("one", part, "a=1"))
+    clicks.talk()
+    assert clicks.told_before_the_second == 4
+    assert clicks.found[1] == rerun("one", part, "a=2")
+
+
+def test_what_is_no_request_does_not_wait() -> None:
+    clicks = Clicks(rerun("one", words="a=1"), OTHER)
+    clicks.talk()
+    assert clicks.told_before_the_second == 0
+    assert clicks.found[1] == OTHER
+
+
+def test_a_request_that_is_never_run_holds_up_nobody_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_late, "LATE_S", 0.005)
+    clicks = Clicks(rerun("one", words="a=1"), rerun("one", words="b=1"))
+    clicks.talk()
+    assert clicks.told_before_the_second == 0
+    assert clicks.found[1] == rerun("one", words="b=1")
+
+
+SLOW_CLICK = """
+import time
+import streamlit as st
+
+def on():
+    time.sleep(1)
+    st.query_params["screen"] = "2"
+
+st.button("Next", on_click=on)
+st.checkbox("Other")
+st.write("screen " + st.query_params.get("screen", "1"))
+"""
+SERVED = """
+import streamlit as st
+from starlette.middleware import Middleware
+from pages.ui import web_late
+app = st.App({page!r}, middleware=[Middleware(web_late.LateRequests)])
+"""
+
+
+def test_a_click_is_not_lost_when_another_follows_at_once(tmp_path: Path, chromium: Browser) -> None:
+    page, serve = tmp_path / "page.py", tmp_path / "serve.py"
+    page.write_text(SLOW_CLICK)
+    serve.write_text(SERVED.format(page=str(page)))
+    with driver.server(tmp_path / "data", script=serve) as running:
+        opened = chromium.new_page()
+        opened.goto(running.address)
+        driver.settled(opened)
+        opened.get_by_role("button", name="Next").click()
+        opened.get_by_text("Other").click()
+        expect(opened.get_by_text("screen 2")).to_be_visible(timeout=30_000)
+        driver.settled(opened)
+        expect(opened).to_have_url(re.compile("screen=2"))
+        expect(opened.get_by_text("screen 2")).to_be_visible()
+        expect(opened.get_by_role("checkbox", name="Other")).to_be_checked()

@@ -7,6 +7,7 @@ of the words of the address, from before the click. Streamlit would take it at i
   browser throws the new one away: the reader sees nothing at all. Such requests are not passed on.
 - A page that the server has led the reader away from is run again: the reader is back where he was. Such requests are not passed on either.
 - The page is run with the old words again: the reader's click is undone on the screen, and stands in the address. Such requests get the new words.
+- It comes while what the click calls is still at work: Streamlit breaks that off, and the click is lost. Such requests wait until it is done.
 
 And what the server says late: words that a page sets while the reader leaves it would stand in the address of the next page, in the place of its own.
 They are not passed on, and where they have been, the browser is told its address again.
@@ -14,8 +15,10 @@ They are not passed on, and where they have been, the browser is told its addres
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -29,6 +32,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Callable[[], Awaitable[Message]], Send], Awaitable[None]]
 
 LATE_S = 5.0  # nobody hears later than that
+DRAWN = ("navigation", "page_config_changed", "delta", "ref_hash", "script_finished")
 SMALL_BYTES = 64 * 1024  # what lists the pages, or is an address, is never larger; graphs are, and need not be looked into
 
 
@@ -42,26 +46,56 @@ class LateRequests:
         if scope["type"] != "websocket":
             await self._app(scope, receive, send)
             return
-        reader = _Reader()
+        reader, turns = _Reader(), _Turns()
 
         async def asked() -> Message:
             while True:
                 message = await receive()
                 content = message.get("bytes") if message["type"] == "websocket.receive" else None
-                if not content:
+                request = _request(content) if content else None
+                if request is None:
                     return message
-                timely = reader.asks(content)
+                await turns.wait()
+                timely = reader.asks(request.rerun_script)
                 if reader.astray:
                     await send({"type": "websocket.send", "bytes": reader.astray})
-                if timely is not None:
-                    return message if timely is content else {**message, "bytes": timely}
+                if timely:
+                    turns.begin()
+                    return {**message, "bytes": request.SerializeToString()}
 
         async def told(message: Message) -> None:
             content = message.get("bytes") if message["type"] == "websocket.send" else None
-            if not content or len(content) > SMALL_BYTES or reader.hears(content):
+            said = _said(content or b"")
+            turns.hears(said)
+            if reader.hears(said):
                 await send(message)
 
         await self._app(scope, asked, told)
+
+
+class _Turns:
+    """A request's turn ends when its page is being drawn: what the reader's click calls is done by then, and its words have been told."""
+
+    def __init__(self) -> None:
+        self._over = asyncio.Event()
+        self._over.set()
+        self._begun = False
+
+    async def wait(self) -> None:
+        """Until the turn before is over; no longer than anybody is late, for not all that is asked for is run."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._over.wait(), LATE_S)
+
+    def begin(self) -> None:
+        self._over.clear()
+        self._begun = False
+
+    def hears(self, said: ForwardMsg) -> None:
+        kind = said.WhichOneof("type")
+        if kind == "new_session":
+            self._begun = True
+        elif self._begun and kind in DRAWN:
+            self._over.set()
 
 
 class _Reader:
@@ -82,21 +116,13 @@ class _Reader:
         self._went: tuple[list[str], float] = [], 0.0  # by the reader's: words that he may not have heard yet, when
         self._runs = self._before = ""  # the page that Streamlit runs, and the one that the reader was on before this one
 
-    def asks(self, content: bytes) -> bytes | None:
-        """What the browser means by its request; None where it means nothing any more. What is no request is Streamlit's to refuse."""
+    def asks(self, asked: ClientState) -> bool:
+        """Does the browser still mean its request? Its words are made right."""
         self.astray = b""
-        message = BackMsg()
-        try:
-            message.ParseFromString(content)
-        except DecodeError:
-            return content
-        if message.WhichOneof("type") != "rerun_script":
-            return content
-        asked = message.rerun_script
         if asked.fragment_id and self.page and asked.page_script_hash != self.page:
-            return None
+            return False
         if self._is_of_the_page_that_was_left(asked):
-            return None
+            return False
         elsewhere = not asked.fragment_id and asked.page_script_hash not in ("", self.page)
         if elsewhere:
             self._before = self.page
@@ -104,20 +130,20 @@ class _Reader:
         if elsewhere or asked.is_history_navigation:
             self._went = (self.words[1:] if elsewhere else [], time.monotonic())
             self.words = [asked.query_string]
-            return content
-        if self._has_words_of_the_page_before(asked.query_string):
+        elif self._has_words_of_the_page_before(asked.query_string):
             self.astray = _address(self.words[-1])
             asked.query_string = self.words[-1]
-            return message.SerializeToString()
-        known = [at for at, words in enumerate(self.words) if _same(words, asked.query_string)]
-        self.words = self.words[known[-1] :] if known else [asked.query_string]
-        if len(self.words) == 1:
-            return content
-        if time.monotonic() - self._set > LATE_S:  # the reader asks for the old words anew, by a link
-            self.words = [asked.query_string]
-            return content
-        asked.query_string = self.words[-1]
-        return message.SerializeToString()
+        else:
+            self._hears_of(asked.query_string)
+            asked.query_string = self.words[-1]
+        return True
+
+    def _hears_of(self, words: str) -> None:
+        """The browser speaks of these: what was set after them, it has not heard yet."""
+        known = [at for at, one in enumerate(self.words) if _same(one, words)]
+        self.words = [words, *self.words[known[-1] + 1 :]] if known else [words]
+        if len(self.words) > 1 and time.monotonic() - self._set > LATE_S:  # the reader asks for the old words anew, by a link
+            self.words = [words]
 
     def _is_of_the_page_that_was_left(self, asked: ClientState) -> bool:
         """Does it speak of the page that the server has just led away from, as it was then? What else speaks of that page is the reader's wish."""
@@ -132,12 +158,8 @@ class _Reader:
         set_there, at = self._went
         return time.monotonic() - at <= LATE_S and not _same(words, self.words[-1]) and any(_same(words, one) for one in set_there)
 
-    def hears(self, content: bytes) -> bool:
+    def hears(self, message: ForwardMsg) -> bool:
         """What the server says, where it is about the place. Is the browser to hear it?"""
-        try:
-            message = ForwardMsg.FromString(content)
-        except DecodeError:
-            return True
         kind = message.WhichOneof("type")
         if kind == "new_session":
             self._runs = message.new_session.page_script_hash
@@ -152,6 +174,29 @@ class _Reader:
             self.words.append(message.page_info_changed.query_string)
             self._set = time.monotonic()
         return True
+
+
+def _request(content: bytes) -> BackMsg | None:
+    """A request to run the page; None where it is something else."""
+    message = BackMsg()
+    try:
+        message.ParseFromString(content)
+    except DecodeError:
+        return None
+    return message if message.WhichOneof("type") == "rerun_script" else None
+
+
+def _said(content: bytes) -> ForwardMsg:
+    """What the server says; of something large only that it is a part of a page, and nothing of what cannot be read."""
+    said = ForwardMsg()
+    if len(content) > SMALL_BYTES:
+        said.delta.SetInParent()
+        return said
+    try:
+        said.ParseFromString(content)
+    except DecodeError:
+        said.Clear()
+    return said
 
 
 def _address(words: str) -> bytes:
