@@ -236,7 +236,7 @@ def drawn(found: OptimizeResult, index: int) -> Mapping[str, Any]:
         diffs=[one.diff for one in found.steps],
         height=HEIGHT,
         look={**state.look(), "step": index + 1},
-        on_step=take_walk,
+        on_walk=lambda: pipeline.take_walk(PANE),
         on_pick=take_pick,
     )
     focus = st.session_state.get("focus", "")
@@ -356,13 +356,6 @@ def details_of_kernel(before: GraphSnapshot, after: GraphSnapshot, name: str) ->
         if body:
             nodes.replaced(before, after, name)
         return Places(name, code, st.container(), body or (name,))
-
-
-def take_walk() -> None:
-    """The reader walked to another step inside the picture."""
-    index = int(st.session_state[PANE].get("step") or 0) - 1
-    if index != st.session_state.get("step on card"):  # a new picture tells the step that it was given: that is no walk
-        st.session_state["step"] = index
 
 
 def take_pick() -> None:

@@ -47,9 +47,9 @@ def runs(page: str) -> bytes:
     return said.SerializeToString()
 
 
-def finished() -> bytes:
+def finished(how: ForwardMsg.ScriptFinishedStatus.ValueType = ForwardMsg.FINISHED_SUCCESSFULLY) -> bytes:
     said = ForwardMsg()
-    said.script_finished = ForwardMsg.FINISHED_SUCCESSFULLY
+    said.script_finished = how
     return said.SerializeToString()
 
 
@@ -181,11 +181,16 @@ def test_words_that_a_page_sets_while_it_is_left_do_not_stand_in_the_next_one_s_
     ]
 
 
+ANSWER = (runs("one"), OTHER, address("a=2"), led("one"))
+
+
 class Clicks:
     """Streamlit as it is while a click's call is at work: it takes what else comes, and says nothing."""
 
-    def __init__(self, *requests: bytes) -> None:
+    def __init__(self, *requests: bytes, first: Sequence[bytes] = (), then: Sequence[bytes] = ANSWER) -> None:
+        """`first` is what was drawn before all that, `then` what is said of the first request."""
         self.coming, self.found = list(requests), list[bytes]()
+        self.first, self.then = first, then
         self.told, self.told_before_the_second = 0, 0
 
     async def receive(self) -> dict[str, Any]:
@@ -200,15 +205,32 @@ class Clicks:
                 await asyncio.sleep(0.01)
                 await send({"type": "websocket.send", "bytes": one})
 
+        for one in self.first:
+            await send({"type": "websocket.send", "bytes": one})
+        self.told = 0
         self.found.append((await receive())["bytes"])
-        at_work = asyncio.create_task(says(runs("one"), OTHER, address("a=2"), led("one")))
-        self.found.append((await receive())["bytes"])
+        at_work = asyncio.create_task(says(*self.then))
+        second = await receive()
         self.told_before_the_second = self.told
+        self.found += [second["bytes"]] if "bytes" in second else []
         await at_work
 
     def talk(self) -> None:
         with ThreadPoolExecutor(1) as thread:
             thread.submit(asyncio.run, web_late.LateRequests(self.app)({"type": "websocket"}, self.receive, self.send)).result()  # pyright: ignore[reportArgumentType]
+
+
+def drawn(part: str) -> bytes:
+    said = ForwardMsg()
+    said.delta.fragment_id = part
+    return said.SerializeToString()
+
+
+def clock(part: str) -> bytes:
+    """Of a part that runs again and again, and may draw nothing."""
+    said = ForwardMsg()
+    said.auto_rerun.fragment_id = part
+    return said.SerializeToString()
 
 
 @pytest.mark.parametrize("part", ["", "part"])
@@ -224,6 +246,32 @@ def test_what_is_no_request_does_not_wait() -> None:
     clicks.talk()
     assert clicks.told_before_the_second == 0
     assert clicks.found[1] == OTHER
+
+
+@pytest.mark.parametrize("still_there", [True, False])
+def test_a_part_that_is_gone_holds_up_nobody(still_there: bool) -> None:
+    before = [runs("one"), drawn("part"), finished()]
+    after = [runs("one"), drawn("part" if still_there else "another"), finished()]
+    clicks = Clicks(rerun("one", "part", "a=1"), rerun("one", words="a=1"), first=[*before, *after])
+    clicks.talk()
+    assert clicks.told_before_the_second == (4 if still_there else 0)
+
+
+def test_a_clock_that_goes_on_while_its_page_is_left_for_another_is_not_passed_on() -> None:
+    """It would be run behind the new page, which the browser would then throw away."""
+    config = ForwardMsg()
+    config.page_config_changed.title = "x"
+    leaves = (
+        runs("one"),
+        address("b=1"),
+        finished(ForwardMsg.FINISHED_EARLY_FOR_RERUN),
+        runs("two"),
+        config.SerializeToString(),
+        led("two"),
+    )
+    clicks = Clicks(rerun("one", "part", "a=1"), rerun("one", "part", "b=1"), first=[runs("one"), clock("part"), finished()], then=leaves)
+    clicks.talk()
+    assert clicks.found == [rerun("one", "part", "a=1")]
 
 
 def test_a_request_that_is_never_run_holds_up_nobody_for_long(monkeypatch: pytest.MonkeyPatch) -> None:

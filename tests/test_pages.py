@@ -425,7 +425,7 @@ def test_a_fused_node_lists_what_it_replaced(client: Client) -> None:
     found = cast(OptimizeResult, client.run(Optimize(parse(f"{ATTENTION}&pipeline=fuse-attention").words)))
     fused = next(name for name in found.steps[0].diff.added if "scaled_dot_product" in name and "backward" not in name)
     app = opened(f"{ATTENTION}&pipeline=fuse-attention", "optimize")
-    app.session_state["pipeline graph"] = {"selected": {"name": fused, "side": "after", "step": 1}, "step": 1, "look": ""}
+    app.session_state["pipeline graph"] = {"selected": {"name": fused, "side": "after", "step": 1}, "walk": None, "look": ""}
     settle(app)
     bodies = [frame.value for frame in app.dataframe if "moved" in frame.value]
     assert len(bodies) == 1

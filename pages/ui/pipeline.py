@@ -37,6 +37,7 @@ def remove(index: int) -> None:
     del order[index]
     state.change(pipeline=tuple(order))
     st.session_state.pop("step", None)
+    go_to("")
 
 
 def take_step(index: int) -> None:
@@ -48,6 +49,13 @@ def take_step(index: int) -> None:
 def walk(by: int, count: int) -> None:
     """So many steps on, from the one that is chosen now."""
     take_step(min(count - 1, max(-1, chosen_step(count) + by)))
+
+
+def take_walk(pane: str) -> None:
+    """The reader walked to another step inside the picture. One who walked before the picture heard that it was sent elsewhere means it no more."""
+    walk = st.session_state[pane].get("walk")
+    if walk and walk["turn"] >= st.session_state.get("turn", 0):
+        st.session_state["step"] = int(walk["step"]) - 1
 
 
 def chosen_step(count: int) -> int:

@@ -26,17 +26,10 @@ def stage(found: OptimizeResult, title: str) -> None:
         st.markdown(show.savings(step))
     seen = graph_view(
         found.graphs, PANE, steps=["captured", *(one.words for one in found.steps)], diffs=[one.diff for one in found.steps],
-        height=present.GRAPH_HEIGHT, look={"step": index + 1}, on_step=_walked,
+        height=present.GRAPH_HEIGHT, look={"step": index + 1}, on_walk=lambda: pipeline.take_walk(PANE),
     )  # fmt: skip
     wish(PANE, seen["digest"], st.session_state.get("turn", 0), "", index + 1)
     where = f"{show.plain(title)}: {f'step {index + 1} of {len(found.steps)}' if step else 'as captured'}"
     count = len(found.steps)
     back = (pipeline.walk, -1, count) if step else None
     present.bar(where, back, (pipeline.walk, 1, count) if index + 1 < count else None)
-
-
-def _walked() -> None:
-    """The presenter walked to another step inside the picture. A new picture tells the step that it was given, perhaps together with a key: that is no walk."""
-    index = int(st.session_state[PANE].get("step") or 0) - 1
-    if index != st.session_state.get("step on card"):
-        st.session_state["step"] = index

@@ -32,7 +32,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Callable[[], Awaitable[Message]], Send], Awaitable[None]]
 
 LATE_S = 5.0  # nobody hears later than that
-DRAWN = ("navigation", "page_config_changed", "delta", "ref_hash", "script_finished")
+DRAWN = ("navigation", "delta", "ref_hash", "script_finished")  # of these one comes first when all that was called has returned
 SMALL_BYTES = 64 * 1024  # what lists the pages, or is an address, is never larger; graphs are, and need not be looked into
 
 
@@ -60,7 +60,7 @@ class LateRequests:
                 if reader.astray:
                     await send({"type": "websocket.send", "bytes": reader.astray})
                 if timely:
-                    turns.begin()
+                    turns.begin(request.rerun_script.fragment_id)
                     return {**message, "bytes": request.SerializeToString()}
 
         async def told(message: Message) -> None:
@@ -74,28 +74,46 @@ class LateRequests:
 
 
 class _Turns:
-    """A request's turn ends when its page is being drawn: what the reader's click calls is done by then, and its words have been told."""
+    """A request's turn ends when its page is being drawn: what the reader's click calls is done by then, and its words, or the page that it led to,
+    have been told. Who asks for a part of a page that is no longer there is not answered at all, and has no turn.
+    """
 
     def __init__(self) -> None:
         self._over = asyncio.Event()
         self._over.set()
         self._begun = False
+        self._parts: set[str] = set()  # that are there, of those that are heard of
+        self._heard: set[str] = set()  # of in this run
 
     async def wait(self) -> None:
         """Until the turn before is over; no longer than anybody is late, for not all that is asked for is run."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._over.wait(), LATE_S)
 
-    def begin(self) -> None:
-        self._over.clear()
-        self._begun = False
+    def begin(self, part: str) -> None:
+        """With a request that is passed on.
+
+        Args:
+            part: of the page; empty for the whole of it.
+        """
+        if not part or part in self._parts:
+            self._over.clear()
+            self._begun = False
 
     def hears(self, said: ForwardMsg) -> None:
         kind = said.WhichOneof("type")
         if kind == "new_session":
             self._begun = True
+            self._heard = set()
+        elif kind == "script_finished" and said.script_finished == ForwardMsg.FINISHED_EARLY_FOR_RERUN:
+            self._begun = False  # another run follows at once
         elif self._begun and kind in DRAWN:
             self._over.set()
+        if part := said.delta.fragment_id or said.auto_rerun.fragment_id:
+            self._heard.add(part)
+            self._parts.add(part)
+        elif kind == "script_finished" and said.script_finished == ForwardMsg.FINISHED_SUCCESSFULLY:  # the whole page
+            self._parts = self._heard
 
 
 class _Reader:

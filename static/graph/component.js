@@ -28,7 +28,10 @@ export function show({ parentElement, data, setStateValue }) {
     const css = [...parentElement.querySelectorAll("style")].map((style) => style.textContent).join("\n");
     views.set(parentElement, (view = new View(frame, { css, titles: data.titles })));
   }
-  view.report = (name, value) => setStateValue(name, value);
+  view.report = (name, value) => {
+    if (name === "step") setStateValue("walk", { step: value, turn: wishes.get(data.pane) || 0 });
+    else setStateValue(name, value);
+  };
   named.set(data.pane, view);
   frame.style.height = typeof data.height === "number" ? `${data.height}px` : data.height;
   if (view.digest === data.digest) {

@@ -2,7 +2,7 @@
 
 Three mounts make a picture. The graph travels alone, compressed, once: its message stays the same however often the page reruns, so that
 Streamlit sends a reference. The view names the graph by its digest. A wish (show this node) has a mount of its own.
-What a reader does comes back as state — the selected node, the step, the look — and is never echoed in the data, so a click moves nothing.
+What a reader does comes back as state — the selected node, the walk to a step, the look — and is never echoed in the data, so a click moves nothing.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def graph_view(
     look: Mapping[str, Any] | None = None,
     titles: tuple[str, str] = ("Before", "After"),
     on_select: Callable[[], None] = lambda: None,
-    on_step: Callable[[], None] = lambda: None,
+    on_walk: Callable[[], None] = lambda: None,
     on_pick: Callable[[], None] = lambda: None,
 ) -> Mapping[str, Any]:
     """Draws a graph, or the graphs of a pipeline with a step's before and after side by side.
 
-    Returns what the reader did: `selected` ({name, side, step} or None), `step`, `look` (JSON for a link); and the picture's `digest`.
+    Returns what the reader did: `selected` ({name, side, step} or None), `look` (JSON for a link); and the picture's `digest`.
 
     Args:
         pane: tells several pictures on one page apart.
@@ -60,18 +60,19 @@ def graph_view(
         measured_ms, predicted_ms: time of each node of the last graph, to colour by.
         look: where a link wants the picture to begin: step, open groups, camera, colour, selected node.
         titles: what the two sides are called.
-        on_select, on_step, on_pick: called before the rerun that follows a click, a step, or a node that is to be chosen beside others
-            (`picked`: {name, count}); the state is in `st.session_state[pane]`.
+        on_select, on_walk, on_pick: called before the rerun that follows a click, a walk to another step (`walk`: {step, turn}, the turn of the
+            last wish that the picture knew of), or a node that is to be chosen beside others (`picked`: {name, count}); the state is in
+            `st.session_state[pane]`.
     """
     digest, content = _picture(graphs, tuple(steps), diffs, tuple(places), measured_ms or {}, predicted_ms or {})
     data = {"pane": pane, "height": height, "digest": digest, "look": dict(look or {}), "titles": list(titles)}
-    default = {"selected": None, "step": len(graphs) - 1, "look": "", "picked": None}
-    changes = {"on_picked_change": on_pick, "on_selected_change": on_select, "on_step_change": on_step, "on_look_change": lambda: None}
+    default = {"selected": None, "walk": None, "look": "", "picked": None}
+    changes = {"on_picked_change": on_pick, "on_selected_change": on_select, "on_walk_change": on_walk, "on_look_change": lambda: None}
     taken = height if isinstance(height, int) else "content"
     state = _component("graph-view", "show")(key=pane, data=data, height=taken, default=default, **changes)
     _component("graph-data", "keep")(key=f"{pane}-unseen-data", data=content, height=1)
     current = digest in (state.get("look") or "")  # a look at an earlier picture says nothing about this one
-    return {"selected": state.get("selected"), "step": state.get("step"), "look": state["look"] if current else "", "digest": digest}
+    return {"selected": state.get("selected"), "look": state["look"] if current else "", "digest": digest}
 
 
 def wish(pane: str, digest: str, turn: int, name: str = "", step: int | None = None, find: str = "", chosen: Sequence[str] = ()) -> None:
