@@ -463,3 +463,16 @@ def test_a_graph_break_leads_into_the_picture(data: Path, server: Server, page: 
     table.click(position={"x": 15, "y": 37 + 17 + 35})  # the box before the second row
     expect(page.get_by_text("Way out: Use torch.where")).to_be_visible(timeout=20_000)
     expect(panes(page).locator("g.leaf.selected")).to_contain_text("mul")
+
+
+def test_the_picture_and_the_cards_walk_to_the_same_step(server: Server, page: Page) -> None:
+    visit(page, server, "optimize?model=zoo/mlp&pipeline=remove-dead-code,merge-common-subexpressions")
+    back = page.get_by_role("button", name="One step back")
+    for heading in ("Step 1: remove-dead-code", "The graph as captured"):
+        back.click()
+        expect(page.get_by_role("heading", name=heading)).to_be_visible(timeout=30_000)
+    page.locator(".st-key-show-1 button").first.click()
+    expect(page.get_by_role("heading", name="Step 2: merge-common-subexpressions")).to_be_visible(timeout=30_000)
+    expect(page.locator("output.step")).to_have_text("2. merge-common-subexpressions")
+    back.click()
+    expect(page.get_by_role("heading", name="Step 1: remove-dead-code")).to_be_visible(timeout=30_000)

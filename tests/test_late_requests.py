@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, expect
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
-from pages.ui import web_late
+from pages.ui import pipeline, web_late
 from tests import browser as driver
 
 Receive = Callable[[], Coroutine[None, None, dict[str, Any]]]
@@ -297,7 +297,7 @@ st.write("screen " + st.query_params.get("screen", "1"))
 SERVED = """
 import streamlit as st
 from starlette.middleware import Middleware
-from pages.ui import web_late
+from pages.ui import pipeline, web_late
 app = st.App({page!r}, middleware=[Middleware(web_late.LateRequests)])
 """
 
@@ -317,3 +317,19 @@ def test_a_click_is_not_lost_when_another_follows_at_once(tmp_path: Path, chromi
         expect(opened).to_have_url(re.compile("screen=2"))
         expect(opened.get_by_text("screen 2")).to_be_visible()
         expect(opened.get_by_role("checkbox", name="Other")).to_be_checked()
+
+
+@pytest.mark.parametrize(("heard", "shown"), [(3, 0), (2, 1), (7, 0)])
+def test_a_walk_in_a_picture_that_had_not_heard_where_it_was_sent_is_none(monkeypatch: pytest.MonkeyPatch, heard: int, shown: int) -> None:
+    """Nor does a picture of another session, which heard more, wait for this one."""
+    session: dict[str, Any] = {"turn": 3, "step": 1, "pane": {"walk": {"step": 1, "turn": heard}}}
+    monkeypatch.setattr(pipeline.st, "session_state", session)
+    pipeline.take_walk("pane")
+    assert session["step"] == shown
+
+
+def test_a_picture_that_tells_no_walk_changes_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    session: dict[str, Any] = {"turn": 0, "step": 1, "pane": {"walk": None, "look": "{}"}}
+    monkeypatch.setattr(pipeline.st, "session_state", session)
+    pipeline.take_walk("pane")
+    assert session["step"] == 1
