@@ -29,22 +29,24 @@ def rerun(page: str, part: str = "", words: str = "", back: bool = False) -> byt
     return asked.SerializeToString()
 
 
-def led(page: str) -> bytes:
+def told(kind: str, **fields: str) -> bytes:
+    """What the server says."""
     said = ForwardMsg()
-    said.navigation.page_script_hash = page
+    for name, value in fields.items():
+        setattr(getattr(said, kind), name, value)
     return said.SerializeToString()
+
+
+def led(page: str) -> bytes:
+    return told("navigation", page_script_hash=page)
 
 
 def address(words: str) -> bytes:
-    said = ForwardMsg()
-    said.page_info_changed.query_string = words
-    return said.SerializeToString()
+    return told("page_info_changed", query_string=words)
 
 
 def runs(page: str) -> bytes:
-    said = ForwardMsg()
-    said.new_session.page_script_hash = page
-    return said.SerializeToString()
+    return told("new_session", page_script_hash=page)
 
 
 def finished(how: ForwardMsg.ScriptFinishedStatus.ValueType = ForwardMsg.FINISHED_SUCCESSFULLY) -> bytes:
@@ -221,16 +223,12 @@ class Clicks:
 
 
 def drawn(part: str) -> bytes:
-    said = ForwardMsg()
-    said.delta.fragment_id = part
-    return said.SerializeToString()
+    return told("delta", fragment_id=part)
 
 
 def clock(part: str) -> bytes:
     """Of a part that runs again and again, and may draw nothing."""
-    said = ForwardMsg()
-    said.auto_rerun.fragment_id = part
-    return said.SerializeToString()
+    return told("auto_rerun", fragment_id=part)
 
 
 @pytest.mark.parametrize("part", ["", "part"])
@@ -259,14 +257,13 @@ def test_a_part_that_is_gone_holds_up_nobody(still_there: bool) -> None:
 
 def test_a_clock_that_goes_on_while_its_page_is_left_for_another_is_not_passed_on() -> None:
     """It would be run behind the new page, which the browser would then throw away."""
-    config = ForwardMsg()
-    config.page_config_changed.title = "x"
+    config = told("page_config_changed", title="x")
     leaves = (
         runs("one"),
         address("b=1"),
         finished(ForwardMsg.FINISHED_EARLY_FOR_RERUN),
         runs("two"),
-        config.SerializeToString(),
+        config,
         led("two"),
     )
     clicks = Clicks(rerun("one", "part", "a=1"), rerun("one", "part", "b=1"), first=[runs("one"), clock("part"), finished()], then=leaves)
